@@ -1,1 +1,8 @@
-//! api
+//! What Kubernetes objects are and which rules hold for them; no I/O, no clock.
+//!
+//! An object is a generic JSON tree ([`serde_json::Value`], always an object at the top). Everything generic is driven by one
+//! [schema] per kind: decoding with Go's omit rules, unknown and duplicate fields, patches, managed fields, protobuf, OpenAPI.
+
+pub mod field;
+pub mod lister;
+pub mod status;
