@@ -29,14 +29,80 @@ pub struct Resource {
     pub names: Names,
     /// How objects are defaulted, prepared and validated.
     pub strategy: Arc<dyn Strategy>,
-    /// Table columns after Name (which is implied first) in order; with `Age` last where upstream has it.
+    /// Table columns in order, `Name` included (events have it last).
     pub columns: Vec<Column>,
     /// Field-selector keys beyond `metadata.name` and `metadata.namespace`, with how each reads its value from an object.
     pub selectable: Vec<(&'static str, fn(&Value) -> String)>,
     /// The path below the etcd prefix without the object's own key: `pods`, `services/specs`, `minions`, `<group>/<plural>` for CRs.
     pub storage_path: String,
-    /// Seconds after which an object written is removed by etcd (events: 3600), by the server's `--event-ttl`.
+    /// Whether etcd removes a written object after the server's `--event-ttl` (events).
     pub expires: bool,
+    /// The `apiVersion` under which objects are stored: this one's, or that of a sister that shares `storage_path`.
+    pub stored_as: String,
+    /// How objects of this version become objects of `stored_as` and back, where the two differ in more than `apiVersion`.
+    pub conversion: Option<Conversion>,
+}
+
+/// Between one version of a kind and the one it is stored as. Both rewrite the tree in place, `apiVersion` included.
+#[derive(Clone, Copy)]
+pub struct Conversion {
+    /// This version → stored version.
+    pub to_stored: fn(&mut Value),
+    /// Stored version → this version.
+    pub from_stored: fn(&mut Value),
+}
+
+impl Resource {
+    /// `apps/v1`, `v1`.
+    pub fn api_version(&self) -> String {
+        self.names.api_version()
+    }
+
+    /// Turns an object of this version into the one that is stored.
+    pub fn to_stored(&self, object: &mut Value) {
+        if let Some(conversion) = self.conversion {
+            (conversion.to_stored)(object);
+        } else if self.stored_as != self.api_version() {
+            object["apiVersion"] = self.stored_as.clone().into();
+        }
+    }
+
+    /// Turns a stored object into one of this version.
+    pub fn from_stored(&self, object: &mut Value) {
+        if let Some(conversion) = self.conversion {
+            (conversion.from_stored)(object);
+        } else if self.stored_as != self.api_version() {
+            object["apiVersion"] = self.api_version().into();
+        }
+    }
+
+    /// Whether the kind has this subresource.
+    pub fn has_subresource(&self, name: &str) -> bool {
+        self.names.subresources.iter().any(|subresource| subresource.name == name)
+    }
+
+    /// All errors of a new object: metadata first, then the strategy's.
+    pub fn errors_on_create(&self, context: &Context, object: &Value) -> Errors {
+        let mut errors = Errors::new();
+        crate::metadata::validate(self, object, &mut errors);
+        self.strategy.validate(context, object, &mut errors);
+        errors
+    }
+
+    /// All errors of a change: metadata first, then the strategy's.
+    pub fn errors_on_update(&self, context: &Context, new: &Value, old: &Value) -> Errors {
+        let mut errors = Errors::new();
+        crate::metadata::validate_update(self, new, old, &mut errors);
+        self.strategy.validate_update(context, new, old, &mut errors);
+        errors
+    }
+}
+
+impl Names {
+    /// `apps/v1`, `v1`.
+    pub fn api_version(&self) -> String {
+        if self.group.is_empty() { self.version.clone() } else { format!("{}/{}", self.group, self.version) }
+    }
 }
 
 /// The names of a resource, as discovery shows them.
