@@ -15,7 +15,8 @@ pub fn init_format(v: u8, format: &str) {
         _ => "trace",
     };
     // The transports of others speak only when asked through RUST_LOG.
-    let fallback = format!("{level},h2=warn,hyper=warn,hyper_util=warn,rustls=warn,tower=warn,tonic=warn,kube=warn,hickory_server=warn");
+    let fallback =
+        format!("{level},h2=warn,hyper=warn,hyper_util=warn,rustls=warn,tower=warn,tonic=warn,kube=warn,hickory_server=warn");
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(fallback));
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     let _ = if format == "json" { builder.json().try_init() } else { builder.with_ansi(false).try_init() };

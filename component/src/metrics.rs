@@ -29,11 +29,21 @@ fn process() -> String {
         .and_then(|text| text.lines().find_map(|line| line.strip_prefix("btime ")?.trim().parse::<f64>().ok()))
         .unwrap_or(0.0);
     let rows = [
-        ("process_cpu_seconds_total", "counter", "Total user and system CPU time spent in seconds.", (field(14) + field(15)) / TICKS_PER_SECOND),
+        (
+            "process_cpu_seconds_total",
+            "counter",
+            "Total user and system CPU time spent in seconds.",
+            (field(14) + field(15)) / TICKS_PER_SECOND,
+        ),
         ("process_resident_memory_bytes", "gauge", "Resident memory size in bytes.", field(24) * PAGE_BYTES),
         ("process_virtual_memory_bytes", "gauge", "Virtual memory size in bytes.", field(23)),
         ("process_open_fds", "gauge", "Number of open file descriptors.", descriptors as f64),
-        ("process_start_time_seconds", "gauge", "Start time of the process since unix epoch in seconds.", boot + field(22) / TICKS_PER_SECOND),
+        (
+            "process_start_time_seconds",
+            "gauge",
+            "Start time of the process since unix epoch in seconds.",
+            boot + field(22) / TICKS_PER_SECOND,
+        ),
     ];
     rows.iter().map(|(name, kind, help, value)| format!("# HELP {name} {help}\n# TYPE {name} {kind}\n{name} {value}\n")).collect()
 }

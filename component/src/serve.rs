@@ -39,7 +39,10 @@ pub struct Peer {
 
 /// A TLS configuration with `serving`'s certificate and HTTP/2 and 1.1. Client certificates are asked for and accepted
 /// unverified where `ask_client` is set: whoever authenticates must verify the chain in [`Peer`].
-pub fn tls_config(serving: Arc<Serving>, verifier: Option<Arc<dyn rustls::server::danger::ClientCertVerifier>>) -> Arc<ServerConfig> {
+pub fn tls_config(
+    serving: Arc<Serving>,
+    verifier: Option<Arc<dyn rustls::server::danger::ClientCertVerifier>>,
+) -> Arc<ServerConfig> {
     let builder = ServerConfig::builder();
     let mut config = match verifier {
         Some(verifier) => builder.with_client_cert_verifier(verifier),
@@ -56,7 +59,12 @@ pub fn tls_config(serving: Arc<Serving>, verifier: Option<Arc<dyn rustls::server
 ///
 /// # Errors
 /// The listener has no address.
-pub fn serve<H, F, B>(tasks: &Tasks, listener: TcpListener, tls: Option<Arc<ServerConfig>>, handler: H) -> std::io::Result<SocketAddr>
+pub fn serve<H, F, B>(
+    tasks: &Tasks,
+    listener: TcpListener,
+    tls: Option<Arc<ServerConfig>>,
+    handler: H,
+) -> std::io::Result<SocketAddr>
 where
     H: Fn(Request<Incoming>) -> F + Clone + Send + Sync + 'static,
     F: Future<Output = Response<B>> + Send + 'static,
@@ -108,7 +116,8 @@ where
         None => drive(stream, Peer { address, certificates: Arc::default() }, handler).await,
         Some(acceptor) => {
             let Ok(Ok(stream)) = tokio::time::timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream)).await else { return };
-            let certificates: Vec<_> = stream.get_ref().1.peer_certificates().unwrap_or_default().iter().map(|cert| cert.clone().into_owned()).collect();
+            let certificates: Vec<_> =
+                stream.get_ref().1.peer_certificates().unwrap_or_default().iter().map(|cert| cert.clone().into_owned()).collect();
             drive(stream, Peer { address, certificates: Arc::new(certificates) }, handler).await;
         }
     }
@@ -141,7 +150,8 @@ pub fn standard<T>(request: &Request<T>, checks: &Checks) -> Option<Response<Ful
     let (code, kind, body) = match first {
         "healthz" | "livez" | "readyz" => {
             let only = path.trim_start_matches('/').trim_end_matches('/').split_once('/').map(|(_, rest)| rest);
-            let exclude: Vec<String> = query.split('&').filter_map(|pair| pair.strip_prefix("exclude=").map(str::to_owned)).collect();
+            let exclude: Vec<String> =
+                query.split('&').filter_map(|pair| pair.strip_prefix("exclude=").map(str::to_owned)).collect();
             let verbose = query.split('&').any(|pair| pair == "verbose" || pair.starts_with("verbose="));
             let (code, body) = checks.answer(first, only, &exclude, verbose);
             (code, "text/plain; charset=utf-8", body)

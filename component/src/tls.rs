@@ -51,7 +51,8 @@ pub fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsErro
 /// A file is missing or malformed, or the key does not belong to the certificate.
 pub fn key_pair(cert: &Path, key: &Path) -> Result<CertifiedKey, TlsError> {
     let chain = certificates(cert)?;
-    let key = PrivateKeyDer::from_pem_file(key).map_err(|error| TlsError::Read { path: key.to_owned(), why: error.to_string() })?;
+    let key =
+        PrivateKeyDer::from_pem_file(key).map_err(|error| TlsError::Read { path: key.to_owned(), why: error.to_string() })?;
     let unusable = |why: String| TlsError::Unusable { path: cert.to_owned(), why };
     let signer = any_supported_type(&key).map_err(|error| unusable(error.to_string()))?;
     let pair = CertifiedKey::new(chain, signer);
