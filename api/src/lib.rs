@@ -4,5 +4,10 @@
 //! [schema] per kind: decoding with Go's omit rules, unknown and duplicate fields, patches, managed fields, protobuf, OpenAPI.
 
 pub mod field;
+pub mod kind;
 pub mod lister;
+pub mod quantity;
+#[cfg(test)]
+mod reference;
+pub mod schema;
 pub mod status;
