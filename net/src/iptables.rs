@@ -113,6 +113,19 @@ impl Iptables {
         Ok(output.status.success())
     }
 
+    /// Makes an empty chain; an existing one keeps its rules.
+    pub fn ensure_chain(&self, table: &str, chain: &str) -> Result<(), Error> {
+        if self.chain_exists(table, chain)? {
+            return Ok(());
+        }
+        match self.handle()?.new_chain(table, chain) {
+            // Somebody else made it in between.
+            Err(_) if self.chain_exists(table, chain)? => Ok(()),
+            Err(error) => Err(self.failed(error.as_ref())),
+            Ok(()) => Ok(()),
+        }
+    }
+
     /// Adds the jump where it is missing and says whether it was.
     pub fn ensure_jump(&self, jump: &Jump<'_>) -> Result<bool, Error> {
         let handle = self.handle()?;

@@ -11,6 +11,7 @@ pub mod netns;
 pub mod route;
 mod sys;
 pub mod sysctl;
+pub mod tc;
 
 pub use netlink::{Error, Socket};
 pub use netns::NetNs;

@@ -1,1 +1,5 @@
-//! rk-cni
+//! Plugs pods into the network: the CNI plugin itself (synchronous, one process per call) and the agent that runs on each node.
+
+//AGENT
+pub mod install;
+pub mod plugin;
