@@ -1,10 +1,11 @@
-//! `rkadm lab`: virtual hosts on one machine.
+//! `rkadm lab`: virtual hosts on one machine; the work is in the crate of that name.
 
-/// Flags of `rkadm lab`.
-#[derive(Debug, clap::Args)]
-pub struct LabArgs {}
+pub use lab::LabArgs;
 
-/// Runs one `lab` command.
-pub async fn run(_: LabArgs) -> anyhow::Result<()> {
-    anyhow::bail!("lab: not built yet")
+/// Runs one `lab` command. Blocks the thread: nothing else runs beside it.
+///
+/// # Errors
+/// As text for the user.
+pub async fn run(args: LabArgs) -> anyhow::Result<()> {
+    lab::run(&args)
 }
