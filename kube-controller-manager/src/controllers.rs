@@ -1,0 +1,115 @@
+//! The table of controllers. To add one: write its file (`observe → plan → apply`, a `start` function), then add a row.
+//!
+//! Upstream: cmd/kube-controller-manager/names/controller_names.go, cmd/kube-controller-manager/app/controllermanager.go.
+
+use std::future::Future;
+use std::pin::Pin;
+
+use crate::context::Context;
+
+type Starting = Pin<Box<dyn Future<Output = anyhow::Result<()>> + Send>>;
+
+/// One row of the table.
+pub struct Controller {
+    /// Upstream's name, as in `--controllers`.
+    pub name: &'static str,
+    /// The older name that `--controllers` still takes; empty where there is none.
+    pub alias: &'static str,
+    /// The service account in kube-system whose rights it has; also the source of its events.
+    pub account: &'static str,
+    /// Whether `*` includes it.
+    pub by_default: bool,
+    /// Registers handlers, waits for its stores, spawns its workers.
+    pub start: fn(Context) -> Starting,
+}
+
+macro_rules! table {
+    ($($name:literal $alias:literal $account:literal $default:literal $start:path;)*) => {
+        /// All controllers.
+        pub const CONTROLLERS: &[Controller] = &[$(Controller {
+            name: $name,
+            alias: $alias,
+            account: $account,
+            by_default: $default,
+            start: |ctx| Box::pin($start(ctx)),
+        }),*];
+    };
+}
+
+table! {
+    "serviceaccount-controller" "serviceaccount" "service-account-controller" true crate::serviceaccount::start;
+    "root-ca-certificate-publisher-controller" "root-ca-cert-publisher" "root-ca-cert-publisher" true crate::root_ca_publisher::start;
+    "namespace-controller" "namespace" "namespace-controller" true crate::namespace::start;
+    "deployment-controller" "deployment" "deployment-controller" true crate::deployment::start;
+    "replicaset-controller" "replicaset" "replicaset-controller" true crate::replicaset::start;
+    "replicationcontroller-controller" "replicationcontroller" "replication-controller" true crate::replicaset::start_replication_controllers;
+}
+
+/// The controllers that `--controllers` selects: `*` for all that are on by default, `name` to add, `-name` to leave out.
+/// An empty list means `*`.
+///
+/// # Errors
+/// A name is in no row.
+pub fn select(flags: &[String]) -> Result<Vec<&'static str>, String> {
+    let find = |name: &str| CONTROLLERS.iter().find(|row| row.name == name || (row.alias == name && !name.is_empty()));
+    let flags: Vec<&str> = flags.iter().map(|flag| flag.trim()).filter(|flag| !flag.is_empty()).collect();
+    for flag in &flags {
+        let name = flag.strip_prefix('-').unwrap_or(flag);
+        if *flag != "*" && find(name).is_none() && !ABSENT.contains(&name) {
+            return Err(format!("--controllers: {name:?} is not in the list of known controllers"));
+        }
+    }
+    let star = flags.is_empty() || flags.contains(&"*");
+    let named = |row: &Controller, prefix: &str| {
+        flags.iter().any(|flag| match flag.strip_prefix(prefix) {
+            Some(name) => name == row.name || (!row.alias.is_empty() && name == row.alias),
+            None => false,
+        })
+    };
+    let chosen = CONTROLLERS.iter().filter(|row| named(row, "") || (!named(row, "-") && star && row.by_default));
+    Ok(chosen.map(|row| row.name).collect())
+}
+
+/// Names that upstream knows and that do nothing here: parts of cloud providers, and what is off by default upstream. They are
+/// accepted in `--controllers`, so that existing command lines go on working.
+const ABSENT: &[&str] = &[
+    "service-lb-controller",
+    "service",
+    "node-route-controller",
+    "route",
+    "cloud-node-lifecycle-controller",
+    "cloud-node-lifecycle",
+    "selinux-warning-controller",
+    "selinux-warning",
+    "kube-apiserver-serving-clustertrustbundle-publisher-controller",
+    "podcertificaterequest-cleaner-controller",
+    "storage-version-migrator-controller",
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn select_names(flags: &[&str]) -> Vec<&'static str> {
+        select(&flags.iter().map(|s| (*s).to_owned()).collect::<Vec<_>>()).unwrap()
+    }
+
+    #[test]
+    fn names_are_unique() {
+        let mut names: Vec<_> = CONTROLLERS.iter().flat_map(|row| [row.name, row.alias]).filter(|name| !name.is_empty()).collect();
+        names.sort_unstable();
+        let before = names.len();
+        names.dedup();
+        assert_eq!(names.len(), before);
+    }
+
+    #[test]
+    fn star_names_and_minus_select() {
+        let all = select_names(&[]);
+        assert_eq!(select_names(&["*"]), all);
+        assert!(!all.contains(&"bootstrap-signer-controller"));
+        assert_eq!(select_names(&["replicaset"]), ["replicaset-controller"]);
+        assert!(!select_names(&["*", "-namespace"]).contains(&"namespace-controller"));
+        assert!(select(&["nope".to_owned()]).is_err());
+    }
+}
