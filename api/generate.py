@@ -39,12 +39,12 @@ def load_go(path):
     for line in path.read_text().splitlines():
         if line.startswith("="):
             key, name = line[1:].split(" ")
-            current = structs[key] = {"go": name, "fields": {}, "inline": []}
+            current = structs[key] = {"go": name, "fields": {}, "inline": [], "meta": []}
         elif line.startswith("~"):
             key, under = line[1:].split(" ", 1)
             named[key] = under
         elif line.startswith("<"):
-            current["inline"].append(line.split(" ")[1])
+            current["meta" if line.endswith("TypeMeta") else "inline"].append(line.split(" ")[1])
         else:
             parts = line.split(" ", 3)
             current["fields"][parts[0]] = (parts[1], parts[2], parts[3] if len(parts) > 3 else "")
@@ -214,6 +214,7 @@ class Gen:
             props = node.get("properties")
             if props is None:
                 props = {} if definition in self.defs else {name: None for name, _, _ in self.go_fields(message)}
+                if definition in EXTRA and struct["meta"]: props |= {"apiVersion": None, "kind": None}
             for name in sorted(props):
                 prop = props[name]
                 if name in ("apiVersion", "kind") and self.go_field(message, name) is None:

@@ -48,8 +48,7 @@ def main():
                         flags = ("o" if "omitempty" in tag else "") + ("z" if "omitzero" in tag else "") or "-"
                         default = next((c[9:] for c in comments if c.startswith("+default=")), "")
                         if "inline" in tag or (not match.group(1) and not tag[0]):
-                            if not match.group(2).endswith("TypeMeta"):
-                                lines.append(f"< {match.group(2)} {match.group(1) or match.group(2).split('.')[-1]}")
+                            lines.append(f"< {match.group(2)}")
                         elif tag[0] and tag[0] != "-":
                             lines.append(f"{tag[0]} {match.group(2)} {flags} {default}".rstrip())
                     comments = []

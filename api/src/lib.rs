@@ -10,4 +10,6 @@ pub mod quantity;
 #[cfg(test)]
 mod reference;
 pub mod schema;
+pub mod selector;
 pub mod status;
+pub mod validation;

@@ -98,7 +98,7 @@ pub(crate) fn parse_time(text: &str, micro: bool) -> Result<(i64, u32), (&'stati
     let mut at = 0;
     let mut piece = |layout: &'static str, digits: usize| {
         let end = at + digits;
-        if bytes.len() >= end && bytes[at..end].iter().all(u8::is_ascii_digit) {
+        if digits > 0 && bytes.len() >= end && bytes[at..end].iter().all(u8::is_ascii_digit) {
             let value = number(&bytes[at..end]);
             at = end;
             Ok(value)
