@@ -128,6 +128,35 @@ pub fn labels(value: &Value) -> String {
     out.join(",")
 }
 
+/// A label selector as text: `a=b,c in (d,e)`, or `<none>`.
+///
+/// Upstream: metav1.FormatLabelSelector
+pub fn selector(value: &Value) -> String {
+    let mut parts: Vec<(String, String)> = value
+        .entries("matchLabels")
+        .into_iter()
+        .map(|(key, value)| (key.to_owned(), format!("{key}={}", value.as_str().unwrap_or(""))))
+        .collect();
+    for expression in value.items("matchExpressions") {
+        let key = expression.text("key");
+        let mut values: Vec<&str> = expression.items("values").iter().filter_map(Value::as_str).collect();
+        values.sort_unstable();
+        let text = match expression.text("operator") {
+            "In" => format!("{key} in ({})", values.join(",")),
+            "NotIn" => format!("{key} notin ({})", values.join(",")),
+            "Exists" => key.to_owned(),
+            "DoesNotExist" => format!("!{key}"),
+            _ => return "<error>".to_owned(),
+        };
+        parts.push((key.to_owned(), text));
+    }
+    if parts.is_empty() {
+        return "<none>".to_owned();
+    }
+    parts.sort_by(|a, b| a.0.cmp(&b.0));
+    parts.into_iter().map(|(_, text)| text).collect::<Vec<_>>().join(",")
+}
+
 /// Names of a pod template's containers, joined by commas.
 pub fn container_names(spec: &Value) -> String {
     join(spec, "name")

@@ -4,12 +4,32 @@
 
 use std::collections::HashSet;
 
+pub mod admissionregistration;
+pub mod apiextensions;
+pub mod apiregistration;
+pub mod apps;
+pub mod autoscaling;
+pub mod batch;
+pub mod certificates;
 pub mod column;
+pub mod coordination;
+pub mod core;
+pub mod discovery;
+pub mod dynamic_resources;
+pub mod flowcontrol;
 pub mod identifier;
 pub mod metadata;
 pub mod names;
+pub mod networking;
+pub mod node;
+pub mod pod_spec;
+pub mod policy;
+pub mod quantity;
+pub mod rbac;
 pub mod resource;
 pub mod rules;
+pub mod scheduling;
+pub mod storage;
 pub mod tree;
 
 use resource::{Names, Resource};
@@ -19,7 +39,81 @@ use rules::{Generation, Rules};
 type Build = fn(&mut Resource);
 
 /// Group/version, plural name and the file of each resource that has rules of its own.
-const RESOURCES: &[(&str, &str, Build)] = &[];
+#[rustfmt::skip]
+const RESOURCES: &[(&str, &str, Build)] = &[
+    ("v1", "bindings", core::binding::build),
+    ("v1", "componentstatuses", core::component_status::build),
+    ("v1", "configmaps", core::config_map::build),
+    ("v1", "endpoints", core::endpoints::build),
+    ("v1", "events", core::event::build),
+    ("v1", "limitranges", core::limit_range::build),
+    ("v1", "namespaces", core::namespace::build),
+    ("v1", "nodes", core::node::build),
+    ("v1", "persistentvolumeclaims", core::persistent_volume_claim::build),
+    ("v1", "persistentvolumes", core::persistent_volume::build),
+    ("v1", "pods", core::pod::build),
+    ("v1", "podtemplates", core::pod_template::build),
+    ("v1", "replicationcontrollers", core::replication_controller::build),
+    ("v1", "resourcequotas", core::resource_quota::build),
+    ("v1", "secrets", core::secret::build),
+    ("v1", "serviceaccounts", core::service_account::build),
+    ("v1", "services", core::service::build),
+    ("apiregistration.k8s.io/v1", "apiservices", apiregistration::api_service),
+    ("apps/v1", "controllerrevisions", apps::controller_revision::build),
+    ("apps/v1", "daemonsets", apps::daemon_set::build),
+    ("apps/v1", "deployments", apps::deployment::build),
+    ("apps/v1", "replicasets", apps::replica_set::build),
+    ("apps/v1", "statefulsets", apps::stateful_set::build),
+    ("events.k8s.io/v1", "events", core::event::build_events),
+    ("autoscaling/v2", "horizontalpodautoscalers", autoscaling::horizontal_pod_autoscaler::build),
+    ("autoscaling/v1", "horizontalpodautoscalers", autoscaling::horizontal_pod_autoscaler::build_v1),
+    ("batch/v1", "cronjobs", batch::cron_job::build),
+    ("batch/v1", "jobs", batch::job::build),
+    ("certificates.k8s.io/v1", "certificatesigningrequests", certificates::signing_request),
+    ("certificates.k8s.io/v1beta1", "clustertrustbundles", certificates::cluster_trust_bundle),
+    ("certificates.k8s.io/v1alpha1", "clustertrustbundles", certificates::cluster_trust_bundle),
+    ("certificates.k8s.io/v1beta1", "podcertificaterequests", certificates::pod_certificate_request),
+    ("networking.k8s.io/v1", "ingressclasses", networking::ingress_class::build),
+    ("networking.k8s.io/v1", "ingresses", networking::ingress::build),
+    ("networking.k8s.io/v1", "ipaddresses", networking::ip_address::build),
+    ("networking.k8s.io/v1beta1", "ipaddresses", networking::ip_address::build),
+    ("networking.k8s.io/v1", "networkpolicies", networking::network_policy::build),
+    ("networking.k8s.io/v1", "servicecidrs", networking::service_cidr::build),
+    ("networking.k8s.io/v1beta1", "servicecidrs", networking::service_cidr::build),
+    ("policy/v1", "poddisruptionbudgets", policy::pod_disruption_budget::build),
+    ("rbac.authorization.k8s.io/v1", "clusterrolebindings", rbac::cluster_role_binding),
+    ("rbac.authorization.k8s.io/v1", "clusterroles", rbac::cluster_role),
+    ("rbac.authorization.k8s.io/v1", "rolebindings", rbac::role_binding),
+    ("rbac.authorization.k8s.io/v1", "roles", rbac::role),
+    ("storage.k8s.io/v1", "csidrivers", storage::csi_driver::build),
+    ("storage.k8s.io/v1", "csinodes", storage::csi_node::build),
+    ("storage.k8s.io/v1", "csistoragecapacities", storage::csi_storage_capacity::build),
+    ("storage.k8s.io/v1", "storageclasses", storage::storage_class::build),
+    ("storage.k8s.io/v1", "volumeattachments", storage::volume_attachment::build),
+    ("storage.k8s.io/v1", "volumeattributesclasses", storage::volume_attributes_class::build),
+    ("storage.k8s.io/v1beta1", "volumeattributesclasses", storage::volume_attributes_class::build),
+    ("admissionregistration.k8s.io/v1", "mutatingadmissionpolicies", admissionregistration::mutating_policy),
+    ("admissionregistration.k8s.io/v1beta1", "mutatingadmissionpolicies", admissionregistration::mutating_policy),
+    ("admissionregistration.k8s.io/v1alpha1", "mutatingadmissionpolicies", admissionregistration::mutating_policy),
+    ("admissionregistration.k8s.io/v1", "mutatingadmissionpolicybindings", admissionregistration::policy_binding),
+    ("admissionregistration.k8s.io/v1beta1", "mutatingadmissionpolicybindings", admissionregistration::policy_binding),
+    ("admissionregistration.k8s.io/v1alpha1", "mutatingadmissionpolicybindings", admissionregistration::policy_binding),
+    ("admissionregistration.k8s.io/v1", "mutatingwebhookconfigurations", admissionregistration::mutating_webhooks),
+    ("admissionregistration.k8s.io/v1", "validatingadmissionpolicies", admissionregistration::validating_policy),
+    ("admissionregistration.k8s.io/v1", "validatingadmissionpolicybindings", admissionregistration::policy_binding),
+    ("admissionregistration.k8s.io/v1", "validatingwebhookconfigurations", admissionregistration::validating_webhooks),
+    ("apiextensions.k8s.io/v1", "customresourcedefinitions", apiextensions::definition),
+    ("scheduling.k8s.io/v1", "priorityclasses", scheduling::priority_class),
+    ("coordination.k8s.io/v1", "leases", coordination::lease),
+    ("node.k8s.io/v1", "runtimeclasses", node::runtime_class),
+    ("discovery.k8s.io/v1", "endpointslices", discovery::endpoint_slice::build),
+    ("resource.k8s.io/v1", "deviceclasses", dynamic_resources::device_class),
+    ("resource.k8s.io/v1", "resourceclaims", dynamic_resources::claim),
+    ("resource.k8s.io/v1", "resourceclaimtemplates", dynamic_resources::claim_template),
+    ("resource.k8s.io/v1", "resourceslices", dynamic_resources::slice),
+    ("flowcontrol.apiserver.k8s.io/v1", "flowschemas", flowcontrol::flow_schema),
+    ("flowcontrol.apiserver.k8s.io/v1", "prioritylevelconfigurations", flowcontrol::priority_level),
+];
 
 /// The resources that a server without `--runtime-config` serves, in discovery's order.
 pub fn table() -> Vec<Resource> {

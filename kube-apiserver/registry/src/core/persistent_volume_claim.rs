@@ -1,0 +1,62 @@
+//! PersistentVolumeClaims.
+//!
+//! Upstream: pkg/registry/core/persistentvolumeclaim, printPersistentVolumeClaim
+
+use serde_json::{Value, json};
+
+use super::persistent_volume::{access_modes, class, unset};
+use crate::column::{self, text, wide};
+use crate::pod_spec::defaults;
+use crate::resource::Resource;
+use crate::rules::Rules;
+use crate::tree::Tree;
+
+/// Rules and columns of PersistentVolumeClaims.
+pub fn build(resource: &mut Resource) {
+    resource.strategy =
+        Rules { default, create: |_, object| object.set("status", json!({"phase": "Pending"})), status: true, ..Rules::GENERIC }
+            .strategy();
+    resource.columns = vec![
+        column::name(),
+        text("Status", "phase represents the current phase of PersistentVolumeClaim.", |object, _| {
+            if object.at("metadata").has("deletionTimestamp") {
+                "Terminating".into()
+            } else {
+                object.at("status").text("phase").into()
+            }
+        }),
+        text("Volume", "volumeName is the binding reference to the PersistentVolume backing this claim.", |object, _| {
+            object.at("spec").text("volumeName").into()
+        }),
+        text("Capacity", "capacity represents the actual resources of the underlying volume.", |object, _| {
+            if object.at("spec").text("volumeName").is_empty() {
+                "".into()
+            } else {
+                object.path("status.capacity").text("storage").into()
+            }
+        }),
+        text("Access Modes", "accessModes contains the actual access modes the volume backing the PVC has.", |object, _| {
+            if object.at("spec").text("volumeName").is_empty() {
+                "".into()
+            } else {
+                access_modes(object.at("status").items("accessModes")).into()
+            }
+        }),
+        text("StorageClass", "StorageClass of the pvc", |object, _| class(object).into()),
+        text("VolumeAttributesClass", "VolumeAttributesClass of the pvc", |object, _| {
+            unset(object.at("spec").text("volumeAttributesClassName")).into()
+        }),
+        column::age(),
+        wide(text(
+            "VolumeMode",
+            "volumeMode defines what type of volume is required by the claim. Value of Filesystem is implied when not included in claim spec.",
+            |object, _| unset(object.at("spec").text("volumeMode")).into(),
+        )),
+    ];
+}
+
+/// Defaults of a claim, also as a template of a StatefulSet.
+pub fn default(object: &mut Value) {
+    object.child("status").fill_text("phase", "Pending");
+    defaults::claim_spec(object.child("spec"));
+}

@@ -1,0 +1,5 @@
+//! What pods and everything that holds a pod template share.
+
+pub mod defaults;
+pub mod image;
+pub mod qos;
