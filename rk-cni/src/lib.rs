@@ -1,5 +1,5 @@
 //! Plugs pods into the network: the CNI plugin itself (synchronous, one process per call) and the agent that runs on each node.
 
-//AGENT
+pub mod agent;
 pub mod install;
 pub mod plugin;

@@ -13,11 +13,11 @@ struct Cli {
 #[derive(Subcommand)]
 enum Command {
     /// Connects this node's pods with those of the other nodes, until stopped.
-//A    Agent(rk_cni::agent::Options),
+    Agent(rk_cni::agent::Options),
     /// Copies the plugin into a directory of CNI plugins.
     Install(rk_cni::install::Options),
     /// Removes what the agent made on this node: devices, routes, rules, its configuration.
-//A    Cleanup(rk_cni::agent::cleanup::Options),
+    Cleanup(rk_cni::agent::cleanup::Options),
 }
 
 fn main() {
@@ -25,9 +25,9 @@ fn main() {
         std::process::exit(rk_cni::plugin::main());
     }
     let result = match Cli::parse_from(component::flags::normalize(std::env::args_os())).command {
-//A        Command::Agent(options) => rk_cni::agent::main(options),
+        Command::Agent(options) => rk_cni::agent::main(options),
         Command::Install(options) => rk_cni::install::install(&options.bin_dir).map_err(anyhow::Error::from),
-//A        Command::Cleanup(options) => rk_cni::agent::cleanup::main(&options),
+        Command::Cleanup(options) => rk_cni::agent::cleanup::main(&options),
     };
     if let Err(error) = result {
         eprintln!("error: {error:#}");

@@ -11,6 +11,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io::Write;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use ipnet::IpNet;
 use nix::fcntl::{Flock, FlockArg};
@@ -166,17 +167,27 @@ impl Store {
 
     /// Gives back what `owner` has; returns the addresses.
     pub fn release(&self, owner: &Owner) -> Result<Vec<IpAddr>, CniError> {
-        self.release_where(|held| held == owner)
+        self.release_where(|held, _| held == owner)
     }
 
-    /// Gives back every address whose owner satisfies `condition`.
-    pub fn release_where(&self, condition: impl Fn(&Owner) -> bool) -> Result<Vec<IpAddr>, CniError> {
-        let gone: Vec<IpAddr> =
-            self.reservations()?.into_iter().filter(|(_, owner)| condition(owner)).map(|(address, _)| address).collect();
+    /// Gives back every address whose owner, and the time since it was reserved, satisfy `condition`.
+    pub fn release_where(&self, condition: impl Fn(&Owner, Duration) -> bool) -> Result<Vec<IpAddr>, CniError> {
+        let gone: Vec<IpAddr> = self
+            .reservations()?
+            .into_iter()
+            .filter(|(address, owner)| condition(owner, self.age(*address)))
+            .map(|(address, _)| address)
+            .collect();
         for address in &gone {
             self.remove(*address)?;
         }
         Ok(gone)
+    }
+
+    fn age(&self, address: IpAddr) -> Duration {
+        let modified = fs::metadata(self.dir.join(address.to_string())).and_then(|metadata| metadata.modified());
+        // A clock that was set back makes things look young, which is the safe side.
+        modified.ok().and_then(|modified| modified.elapsed().ok()).unwrap_or(Duration::ZERO)
     }
 }
 
