@@ -6,6 +6,7 @@
 pub mod field;
 pub mod kind;
 pub mod lister;
+pub mod patch;
 pub mod quantity;
 #[cfg(test)]
 mod reference;

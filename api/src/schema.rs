@@ -15,6 +15,7 @@ use std::sync::{Arc, LazyLock};
 
 use serde_json::Value;
 
+pub(crate) use decode::decode_any;
 pub use decode::{DecodeError, Decoded, Problem};
 pub use table::{Field, Flags, ListKind, Struct, Table, Type};
 

@@ -94,9 +94,25 @@ pub(super) fn from_value(schema: &Schema, value: Value, validation: FieldValidat
     context.finish(object)
 }
 
+/// Parses any JSON document, with duplicate fields told.
+pub(crate) fn decode_any(body: &[u8], validation: FieldValidation) -> Result<Decoded, DecodeError> {
+    let table = Table::default();
+    let mut context = Context::new(&table, validation);
+    context.untyped = true;
+    let mut deserializer = serde_json::Deserializer::from_slice(body);
+    let seed = Seed { context: &mut context, kind: Type::Any, go_type: "", owner: None };
+    let object = seed
+        .deserialize(&mut deserializer)
+        .and_then(|object| deserializer.end().map(|()| object))
+        .map_err(|error| DecodeError::Syntax(text::syntax_error(body, &error)))?;
+    context.finish(object)
+}
+
 struct Context<'a> {
     table: &'a Table,
     strict: bool,
+    /// The whole document is untyped: strict checks hold within [`Type::Any`] too.
+    untyped: bool,
     /// `spec.containers[0].name`, for unknown and duplicate fields.
     path: String,
     /// `spec.containers.name`: Go's errors leave indexes and map keys out.
@@ -108,7 +124,7 @@ struct Context<'a> {
 impl<'a> Context<'a> {
     fn new(table: &'a Table, validation: FieldValidation) -> Self {
         let strict = validation != FieldValidation::Ignore;
-        Self { table, strict, path: String::new(), go_path: String::new(), problems: Vec::new(), error: None }
+        Self { table, strict, untyped: false, path: String::new(), go_path: String::new(), problems: Vec::new(), error: None }
     }
 
     fn finish(self, object: Value) -> Result<Decoded, DecodeError> {
@@ -343,7 +359,7 @@ impl<'de, 's, 'a> Visitor<'de> for Seed<'s, 'a> {
             let next = access.next_element_seed(seed);
             context.leave(mark);
             match next? {
-                Some(Value::Null) => out.push(zero(context.table, element)),
+                Some(Value::Null) if element != Type::Any => out.push(zero(context.table, element)),
                 Some(value) => out.push(value),
                 None => break,
             }
@@ -392,7 +408,7 @@ impl Quiet {
             Type::SchemaOrArray | Type::SchemaOrBool | Type::SchemaOrStrings | Type::Any | Type::Raw | Type::FieldsV1
         );
         let before = context.strict;
-        context.strict &= !own;
+        context.strict &= !own || context.untyped;
         Self(before)
     }
 
