@@ -5,6 +5,7 @@ use std::net::{TcpListener, UdpSocket};
 use std::sync::Arc;
 
 use clap::Parser;
+use nix::sys::signal::{SigSet, Signal};
 use rk_test::{http, state::State};
 
 /// A server for tests. It listens on all addresses, IPv4 and IPv6.
@@ -27,6 +28,7 @@ struct Arguments {
 
 fn main() -> std::io::Result<()> {
     let arguments = Arguments::parse();
+    end_on_signals();
     let state = Arc::new(State::new(arguments.startup_seconds));
     if arguments.tcp != 0 {
         let listener = listen(arguments.tcp)?;
@@ -68,4 +70,18 @@ fn main() -> std::io::Result<()> {
 
 fn listen(port: u16) -> std::io::Result<TcpListener> {
     TcpListener::bind(("::", port)).or_else(|_| TcpListener::bind(("0.0.0.0", port)))
+}
+
+/// As a pod's first process nothing ends us but what we ask for.
+fn end_on_signals() {
+    let mut signals = SigSet::empty();
+    signals.add(Signal::SIGTERM);
+    signals.add(Signal::SIGINT);
+    // Blocked here, before any thread starts, so that only the waiting thread sees them.
+    if signals.thread_block().is_ok() {
+        std::thread::spawn(move || {
+            let _ = signals.wait();
+            std::process::exit(0)
+        });
+    }
 }

@@ -1,1 +1,5 @@
-//! tests
+//! What the tests share: labs, kubectl, waiting for conditions.
+
+pub mod kubectl;
+pub mod lab;
+pub mod wait;
