@@ -11,6 +11,7 @@ use component::tasks::Tasks;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::ObjectReference;
 use k8s_openapi::{ClusterResourceScope, NamespaceResourceScope};
+use kube::runtime::watcher;
 use kube::{Api, Client, Resource};
 
 pub use client::informer::Change;
@@ -43,6 +44,11 @@ impl Context {
         let informer = self.informers.get::<K>();
         informer.add_index(CONTROLLER_INDEX, |object| vec![controller_index(object.meta())]);
         Store(informer)
+    }
+
+    /// A store of part of a kind: one namespace, or a field selector. For this controller alone.
+    pub fn watch<K: Object>(&self, api: Api<K>, selection: watcher::Config) -> Store<K> {
+        Store(Informer::start(&self.tasks, api, selection, |object| object.meta_mut().managed_fields = None))
     }
 
     pub fn namespaced<K>(&self, namespace: &str) -> Api<K>

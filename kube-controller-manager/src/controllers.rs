@@ -40,6 +40,12 @@ table! {
     "serviceaccount-controller" "serviceaccount" "service-account-controller" true crate::serviceaccount::start;
     "root-ca-certificate-publisher-controller" "root-ca-cert-publisher" "root-ca-cert-publisher" true crate::root_ca_publisher::start;
     "namespace-controller" "namespace" "namespace-controller" true crate::namespace::start;
+    "certificatesigningrequest-signing-controller" "csrsigning" "certificate-controller" true crate::certificates::signer::start;
+    "certificatesigningrequest-approving-controller" "csrapproving" "certificate-controller" true crate::certificates::approver::start;
+    "certificatesigningrequest-cleaner-controller" "csrcleaner" "certificate-controller" true crate::certificates::cleaner::start;
+    "bootstrap-signer-controller" "bootstrapsigner" "bootstrap-signer" false crate::bootstrap_signer::start;
+    "token-cleaner-controller" "tokencleaner" "token-cleaner" false crate::token_cleaner::start;
+    "clusterrole-aggregation-controller" "clusterrole-aggregation" "clusterrole-aggregation-controller" true crate::clusterrole_aggregation::start;
     "deployment-controller" "deployment" "deployment-controller" true crate::deployment::start;
     "replicaset-controller" "replicaset" "replicaset-controller" true crate::replicaset::start;
     "replicationcontroller-controller" "replicationcontroller" "replication-controller" true crate::replicaset::start_replication_controllers;

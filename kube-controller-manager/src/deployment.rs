@@ -8,7 +8,7 @@ pub mod sets;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
+use k8s_openapi::api::apps::v1::{Deployment, DeploymentStatus, ReplicaSet};
 use k8s_openapi::api::core::v1::{ObjectReference, Pod};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta};
 use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
@@ -211,15 +211,18 @@ impl Controller {
             Err(error) if api_error::is_namespace_terminating(&error) => Ok(true),
             Err(error) => {
                 let message = format!("Failed to create new replica set {:?}: {}", set.name_any(), api_error::message(&error));
-                if deployment.spec.as_ref().and_then(|spec| spec.progress_deadline_seconds).is_some() {
-                    let mut changed = deployment.clone();
-                    let mut status = plan.status.clone();
-                    for condition in status.conditions.iter_mut().flatten().filter(|condition| condition.type_ == "Progressing") {
+                let conditions = |status: Option<&DeploymentStatus>| status.and_then(|status| status.conditions.clone()).unwrap_or_default();
+                let told = conditions(deployment.status.as_ref()).iter().any(|condition| condition.reason.as_deref() == Some("ReplicaSetCreateError"));
+                // Once only: a write at every try would wake this very sync and defeat its backoff.
+                if !told && deployment.spec.as_ref().and_then(|spec| spec.progress_deadline_seconds).is_some() {
+                    let mut failed = conditions(Some(&plan.status));
+                    for condition in failed.iter_mut().filter(|condition| condition.type_ == "Progressing") {
                         condition.status = "False".to_owned();
                         condition.reason = Some("ReplicaSetCreateError".to_owned());
                         condition.message = Some(message.clone());
                     }
-                    changed.status = Some(status);
+                    let mut changed = deployment.clone();
+                    changed.status.get_or_insert_default().conditions = Some(failed);
                     deployments.replace_status(&changed.name_any(), &PostParams::default(), &changed).await?;
                 }
                 self.ctx.warning(about, "ReplicaSetCreateError", message);

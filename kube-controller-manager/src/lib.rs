@@ -1,6 +1,10 @@
 //! Moves the world toward spec: the controllers of a Kubernetes cluster, one file or folder each, in one table.
 
 pub mod api_error;
+pub mod bootstrap_signer;
+pub mod bootstrap_token;
+pub mod certificates;
+pub mod clusterrole_aggregation;
 pub mod config;
 pub mod context;
 pub mod controllers;
@@ -23,3 +27,4 @@ pub mod namespace;
 pub mod replicaset;
 pub mod root_ca_publisher;
 pub mod serviceaccount;
+pub mod token_cleaner;

@@ -7,8 +7,9 @@ use std::collections::BTreeMap;
 use anyhow::Context as _;
 use k8s_openapi::api::core::v1::{ConfigMap, Namespace};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
-use kube::ResourceExt;
 use kube::api::PostParams;
+use kube::runtime::watcher;
+use kube::{Api, ResourceExt};
 
 use crate::api_error;
 use crate::config::Config;
@@ -25,14 +26,12 @@ pub async fn start(ctx: Context) -> anyhow::Result<()> {
         return Ok(());
     };
     let bundle = std::fs::read_to_string(&file).with_context(|| format!("error reading root-ca-file at {}", file.display()))?;
-    let (namespaces, maps, queue) = (ctx.store::<Namespace>(), ctx.store::<ConfigMap>(), ctx.queue());
+    let fields = format!("metadata.name={NAME}");
+    let maps = ctx.watch(Api::<ConfigMap>::all(ctx.informers.client()), watcher::Config::default().fields(&fields));
+    let (namespaces, queue) = (ctx.store::<Namespace>(), ctx.queue());
     namespaces.feed(&queue);
     let again = queue.clone();
-    maps.on_change(move |change| {
-        if change.object().name_any() == NAME {
-            again.add(Key::cluster(change.object().namespace().unwrap_or_default()));
-        }
-    });
+    maps.on_change(move |change| again.add(Key::cluster(change.object().namespace().unwrap_or_default())));
     namespaces.synced().await;
     maps.synced().await;
     let this = ctx.clone();

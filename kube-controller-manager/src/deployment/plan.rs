@@ -547,5 +547,4 @@ pub fn differs(old: &DeploymentStatus, new: &DeploymentStatus) -> bool {
 }
 
 #[cfg(test)]
-#[path = "plan_tests.rs"]
 mod tests;
