@@ -1,6 +1,6 @@
 //! What the API server knows about each resource beyond its schema: names, defaulting, validation, strategy, columns. Pure.
 //!
-//! One resource = one line in [`names`], one file below `src/<group>/` and one line in [`RESOURCES`].
+//! One resource = one line in `api::kind`'s table, one file (or function) below `src/<group>/` and one line in [`RESOURCES`].
 
 use std::collections::HashSet;
 

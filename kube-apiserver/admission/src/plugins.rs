@@ -1,0 +1,194 @@
+//! The table of plugins. To add one: a file below `plugins/` and a function in its line here; lines are in upstream's order.
+//!
+//! Upstream: pkg/kubeapiserver/options/plugins.go
+
+use std::sync::Arc;
+
+use crate::chain::Plugin;
+use crate::host::Host;
+
+mod default_toleration_seconds;
+mod limit_ranger;
+mod namespace_lifecycle;
+mod node_restriction;
+mod priority;
+mod service_account;
+mod taint_nodes_by_condition;
+
+/// A line of the table.
+pub struct Row {
+    /// The name in flags.
+    pub name: &'static str,
+    /// Whether it is on unless disabled.
+    pub default: bool,
+    /// Makes it; `None`: upstream has it, this server not yet.
+    pub build: Option<fn(&Host) -> Arc<dyn Plugin>>,
+}
+
+const fn on(name: &'static str, build: fn(&Host) -> Arc<dyn Plugin>) -> Row {
+    Row { name, default: true, build: Some(build) }
+}
+
+const fn off(name: &'static str, build: fn(&Host) -> Arc<dyn Plugin>) -> Row {
+    Row { name, default: false, build: Some(build) }
+}
+
+const fn later(name: &'static str, default: bool) -> Row {
+    Row { name, default, build: None }
+}
+
+/// All plugins.
+pub const TABLE: &[Row] = &[
+    later("AlwaysAdmit", false),
+    later("NamespaceAutoProvision", false),
+    on("NamespaceLifecycle", namespace_lifecycle::build),
+    later("NamespaceExists", false),
+    later("LimitPodHardAntiAffinityTopology", false),
+    on("LimitRanger", limit_ranger::build),
+    on("ServiceAccount", service_account::build),
+    off("NodeRestriction", node_restriction::build),
+    on("TaintNodesByCondition", taint_nodes_by_condition::build),
+    later("AlwaysPullImages", false),
+    later("ImagePolicyWebhook", false),
+    later("PodSecurity", true),
+    later("PodNodeSelector", false),
+    on("Priority", priority::build),
+    on("DefaultTolerationSeconds", default_toleration_seconds::build),
+    later("PodTolerationRestriction", false),
+    later("EventRateLimit", false),
+    later("ExtendedResourceToleration", false),
+    later("DefaultStorageClass", true),
+    later("StorageObjectInUseProtection", true),
+    later("OwnerReferencesPermissionEnforcement", false),
+    later("PersistentVolumeClaimResize", true),
+    later("RuntimeClass", true),
+    later("CertificateApproval", true),
+    later("CertificateSigning", true),
+    later("ClusterTrustBundleAttest", true),
+    later("CertificateSubjectRestriction", true),
+    later("DefaultIngressClass", true),
+    later("DenyServiceExternalIPs", false),
+    later("PodTopologyLabels", true),
+    later("MutatingAdmissionPolicy", true),
+    later("MutatingAdmissionWebhook", true),
+    later("ValidatingAdmissionPolicy", true),
+    later("ValidatingAdmissionWebhook", true),
+    later("ResourceQuota", true),
+    later("AlwaysDeny", false),
+];
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use std::collections::BTreeMap;
+    use std::sync::Arc;
+
+    use api::lister::Lister;
+    use api::status::Status;
+    use async_trait::async_trait;
+    use serde_json::{Value, json};
+
+    use crate::attributes::{Attributes, Operation, User};
+    use crate::chain::{Chain, Plugin};
+    use crate::host::{Authorizer, Host, Question, QuotaWriter};
+
+    /// A cluster in memory, by `group/resource/namespace/name`.
+    #[derive(Default)]
+    pub(crate) struct Cluster {
+        objects: BTreeMap<String, Arc<Value>>,
+    }
+
+    impl Cluster {
+        pub(crate) fn with(mut self, group: &str, resource: &str, namespace: &str, object: Value) -> Self {
+            let name = object["metadata"]["name"].as_str().unwrap_or("").to_owned();
+            self.objects.insert(format!("{group}/{resource}/{namespace}/{name}"), Arc::new(object));
+            self
+        }
+
+        pub(crate) fn namespace(self, name: &str) -> Self {
+            self.with("", "namespaces", "", json!({"metadata": {"name": name}, "status": {"phase": "Active"}}))
+        }
+
+        pub(crate) fn host(self) -> Host {
+            Host { lister: Arc::new(self), authorizer: Arc::new(Nobody), quotas: Arc::new(Nobody) }
+        }
+    }
+
+    impl Lister for Cluster {
+        fn get(&self, group: &str, resource: &str, namespace: &str, name: &str) -> Option<Arc<Value>> {
+            self.objects.get(&format!("{group}/{resource}/{namespace}/{name}")).cloned()
+        }
+
+        fn list(&self, group: &str, resource: &str, namespace: Option<&str>) -> Vec<Arc<Value>> {
+            let prefix = match namespace {
+                Some(namespace) => format!("{group}/{resource}/{namespace}/"),
+                None => format!("{group}/{resource}/"),
+            };
+            self.objects.iter().filter(|(key, _)| key.starts_with(&prefix)).map(|(_, object)| object.clone()).collect()
+        }
+
+        fn version(&self, _group: &str, _resource: &str) -> u64 {
+            0
+        }
+    }
+
+    struct Nobody;
+
+    #[async_trait]
+    impl Authorizer for Nobody {
+        async fn allowed(&self, _user: &User, _question: &Question) -> bool {
+            false
+        }
+
+        async fn resource_of(&self, _group: &str, _kind: &str) -> Option<(String, bool)> {
+            None
+        }
+    }
+
+    #[async_trait]
+    impl QuotaWriter for Nobody {
+        async fn read(&self, _namespace: &str) -> Result<Vec<Value>, Status> {
+            Ok(Vec::new())
+        }
+
+        async fn write_status(&self, _quota: &Value) -> Result<(), Status> {
+            Ok(())
+        }
+    }
+
+    pub(crate) fn request(operation: Operation, group: &str, resource: &str, namespace: &str, name: &str) -> Attributes {
+        Attributes {
+            operation,
+            group: group.to_owned(),
+            version: "v1".to_owned(),
+            resource: resource.to_owned(),
+            subresource: String::new(),
+            kind: String::new(),
+            namespace: namespace.to_owned(),
+            name: name.to_owned(),
+            user: User { name: "admin".into(), ..User::default() },
+            dry_run: false,
+            options: Value::Null,
+        }
+    }
+
+    /// Runs a plugin's mutating part on a create and gives the object back.
+    pub(crate) async fn admitted(plugin: &Arc<dyn Plugin>, request: &Attributes, object: Value) -> Result<Value, Status> {
+        let mut object = object;
+        let mut warnings = Vec::new();
+        plugin.admit(request, &mut object, None, &mut warnings).await?;
+        Ok(object)
+    }
+
+    #[test]
+    fn plugins_are_switched_by_name() {
+        let host = Cluster::default().host();
+        let words = |words: &[&str]| words.iter().map(|word| (*word).to_owned()).collect::<Vec<_>>();
+        let names = Chain::new(&host, &words(&["NodeRestriction"]), &words(&["ServiceAccount"])).unwrap().names();
+        assert!(names.contains(&"NodeRestriction") && !names.contains(&"ServiceAccount") && names.contains(&"Priority"));
+        assert!(Chain::new(&host, &words(&["Nonsense"]), &[]).is_err());
+        assert!(Chain::new(&host, &words(&["Priority"]), &words(&["Priority"])).is_err());
+        assert!(
+            Chain::new(&host, &words(&["ImagePolicyWebhook"]), &[]).err().is_some_and(|why| why.contains("not yet supported"))
+        );
+    }
+}
