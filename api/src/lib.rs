@@ -3,6 +3,7 @@
 //! An object is a generic JSON tree ([`serde_json::Value`], always an object at the top). Everything generic is driven by one
 //! [schema] per kind: decoding with Go's omit rules, unknown and duplicate fields, patches, managed fields, protobuf, OpenAPI.
 
+pub mod apply;
 pub mod field;
 pub mod kind;
 pub mod lister;

@@ -18,6 +18,7 @@ use serde_json::Value;
 pub(crate) use decode::decode_any;
 pub use decode::{DecodeError, Decoded, Problem};
 pub use table::{Field, Flags, ListKind, Struct, Table, Type};
+pub(crate) use text::nearest;
 
 /// What is done about unknown and duplicate fields.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
