@@ -1,0 +1,53 @@
+//! Nodes score by how evenly their resources would be used.
+//!
+//! Upstream: pkg/scheduler/framework/plugins/noderesources/balanced_allocation.go
+
+use smallvec::SmallVec;
+
+use crate::cluster::NodeIdx;
+use crate::cluster::node_info::NodeInfo;
+use crate::object::pod::Pod;
+use crate::plugin::{MAX_SCORE, Plugin, Score};
+
+/// NodeResourcesBalancedAllocation.
+pub const PLUGIN: Plugin = Plugin {
+    weight: 1,
+    score: Some(|cx, pod, _| {
+        let resources = &cx.args.balanced_resources;
+        // A pod without requests balances nothing.
+        let asks = resources.iter().any(|name| pod.spec.requests.get(name) > 0);
+        if asks { Some(Box::new(Balanced { pod, resources })) } else { None }
+    }),
+    ..Plugin::named("NodeResourcesBalancedAllocation")
+};
+
+struct Balanced<'a> {
+    pod: &'a Pod,
+    resources: &'a [String],
+}
+
+impl Score for Balanced<'_> {
+    fn score(&self, _idx: NodeIdx, node: &NodeInfo) -> i64 {
+        let Some(allocatable) = node.node.as_ref().map(|node| &node.allocatable) else { return 0 };
+        let mut fractions: SmallVec<[f64; 4]> = SmallVec::new();
+        for name in self.resources {
+            let (capacity, own) = (allocatable.get(name), self.pod.spec.requests.get(name));
+            let extended = !matches!(name.as_str(), "cpu" | "memory" | "ephemeral-storage");
+            if capacity == 0 || (extended && own == 0) {
+                continue;
+            }
+            let requested = node.requested.get(name) + own;
+            fractions.push((requested as f64 / capacity as f64).min(1.0));
+        }
+        let deviation = match fractions.as_slice() {
+            [] | [_] => 0.0,
+            [one, other] => ((one - other) / 2.0).abs(),
+            many => {
+                let mean = many.iter().sum::<f64>() / many.len() as f64;
+                (many.iter().map(|fraction| (fraction - mean) * (fraction - mean)).sum::<f64>() / many.len() as f64).sqrt()
+            }
+        };
+        // Truncates, as upstream does.
+        ((1.0 - deviation) * MAX_SCORE as f64) as i64
+    }
+}

@@ -1,0 +1,46 @@
+//! Everything else that plugins look up: claims, volumes, owners, namespaces, budgets.
+
+use std::sync::Arc;
+
+use client::store::Store;
+
+use crate::object::storage::{Claim, Class, CsiNode, Volume};
+use crate::object::workload::{Budget, Namespace, ReplicaSet, ReplicationController, Service, StatefulSet};
+use crate::object::{Labels, Named};
+
+/// The stores; informers fill them. Cheap to clone.
+#[derive(Clone, Default)]
+pub struct Stores {
+    /// Namespaces.
+    pub namespaces: Store<Namespace>,
+    /// Services.
+    pub services: Store<Service>,
+    /// ReplicationControllers.
+    pub replication_controllers: Store<ReplicationController>,
+    /// ReplicaSets.
+    pub replica_sets: Store<ReplicaSet>,
+    /// StatefulSets.
+    pub stateful_sets: Store<StatefulSet>,
+    /// PodDisruptionBudgets.
+    pub budgets: Store<Budget>,
+    /// PersistentVolumeClaims.
+    pub claims: Store<Claim>,
+    /// PersistentVolumes.
+    pub volumes: Store<Volume>,
+    /// StorageClasses.
+    pub classes: Store<Class>,
+    /// CSINodes.
+    pub csi_nodes: Store<CsiNode>,
+}
+
+impl Stores {
+    /// The labels of a namespace; none where it is not known.
+    pub fn namespace_labels(&self, name: &str) -> Labels {
+        self.namespaces.get(name).map_or_else(Labels::new, |namespace| namespace.labels().clone())
+    }
+
+    /// A claim.
+    pub fn claim(&self, namespace: &str, name: &str) -> Option<Arc<Claim>> {
+        self.claims.get(&client::key(namespace, name))
+    }
+}
