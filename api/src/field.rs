@@ -117,6 +117,8 @@ pub struct FieldError {
     pub value: Value,
     /// What to do, in upstream's words.
     pub detail: String,
+    /// The value as upstream prints it, where that is not `value` as JSON (Go structs). Empty: no value is printed.
+    pub shown: Option<String>,
 }
 
 impl FieldError {
@@ -127,7 +129,11 @@ impl FieldError {
             ErrorType::Required | ErrorType::Forbidden | ErrorType::TooLong | ErrorType::TooMany | ErrorType::Internal => {
                 text.to_owned()
             }
-            _ => format!("{text}: {}", go_value(&self.value)),
+            _ => match self.shown.as_deref() {
+                Some("") => text.to_owned(),
+                Some(shown) => format!("{text}: {shown}"),
+                None => format!("{text}: {}", go_value(&self.value)),
+            },
         };
         if !self.detail.is_empty() {
             out.push_str(": ");
@@ -169,7 +175,12 @@ impl Errors {
 
     /// Adds an error of any kind.
     pub fn add(&mut self, kind: ErrorType, path: &Path, value: impl Into<Value>, detail: impl Into<String>) {
-        self.0.push(FieldError { kind, field: path.as_str().to_owned(), value: value.into(), detail: detail.into() });
+        self.0.push(FieldError { kind, field: path.as_str().to_owned(), value: value.into(), detail: detail.into(), shown: None });
+    }
+
+    /// Adds an error whose value upstream prints in a form of its own; empty: without value.
+    pub fn add_shown(&mut self, kind: ErrorType, path: &Path, shown: impl Into<String>, detail: impl Into<String>) {
+        self.0.push(FieldError { kind, field: path.as_str().to_owned(), value: Value::Null, detail: detail.into(), shown: Some(shown.into()) });
     }
 
     /// A needed value is absent.
@@ -198,6 +209,22 @@ impl Errors {
         allowed.sort();
         let detail = if allowed.is_empty() { String::new() } else { format!("supported values: {}", allowed.join(", ")) };
         self.add(ErrorType::NotSupported, path, value, detail);
+    }
+
+    /// The same with `allowed` printed in the given order, where upstream does not sort.
+    pub fn not_one_of(&mut self, path: &Path, value: impl Into<Value>, allowed: &[&str]) {
+        let allowed: Vec<_> = allowed.iter().map(|value| format!("{value:?}")).collect();
+        self.add(ErrorType::NotSupported, path, value, format!("supported values: {}", allowed.join(", ")));
+    }
+
+    /// The thing named does not exist.
+    pub fn not_found(&mut self, path: &Path, value: impl Into<Value>) {
+        self.add(ErrorType::NotFound, path, value, "");
+    }
+
+    /// More than `max` elements where there are `count`.
+    pub fn too_many(&mut self, path: &Path, max: usize) {
+        self.add(ErrorType::TooMany, path, "", format!("must have at most {max} {}", if max == 1 { "item" } else { "items" }));
     }
 
     /// Text longer than `max` bytes.
