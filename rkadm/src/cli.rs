@@ -1,0 +1,69 @@
+//! The command line: kubeadm's commands and flags.
+
+use std::path::PathBuf;
+
+use clap::{Parser, Subcommand};
+
+use crate::{command, init, lab};
+
+/// rkadm: easily bootstrap a secure Kubernetes cluster
+#[derive(Debug, Parser)]
+#[command(name = "rkadm", version = component::version::VERSION, arg_required_else_help = true, propagate_version = false)]
+pub struct Cli {
+    /// Number for the log level verbosity
+    #[arg(short = 'v', long = "v", global = true, default_value_t = 0)]
+    pub verbosity: u8,
+    /// Comma-separated list of pattern=N settings for file-filtered logging (accepted, not used)
+    #[arg(long, global = true, hide = true)]
+    pub vmodule: Option<String>,
+    /// The path to the 'real' host root filesystem
+    #[arg(long, global = true)]
+    pub rootfs: Option<PathBuf>,
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run this command in order to set up the Kubernetes control plane
+    #[command(after_help = crate::phase::help(crate::phase::INIT))]
+    Init(Box<init::InitArgs>),
+    /// Manage configuration for a kubeadm cluster persisted in a ConfigMap in the cluster
+    Config(command::config::ConfigArgs),
+    /// Manage bootstrap tokens
+    Token(command::token::TokenArgs),
+    /// Print the version of rkadm
+    Version(command::version::VersionArgs),
+    /// Virtual hosts on one machine
+    Lab(lab::LabArgs),
+    /// Keep one daemon running (used by rkadm itself on hosts without systemd)
+    #[command(hide = true)]
+    Supervise {
+        /// The unit in /run/rk
+        name: String,
+    },
+}
+
+/// Runs one command line.
+pub async fn run(cli: Cli) -> anyhow::Result<()> {
+    let rootfs = cli.rootfs;
+    match cli.command {
+        Command::Init(args) => init::run(*args, rootfs).await,
+        Command::Config(args) => command::config::run(args).await,
+        Command::Token(args) => command::token::run(args).await,
+        Command::Version(args) => command::version::run(args),
+        Command::Lab(args) => lab::run(args).await,
+        Command::Supervise { name } => crate::supervise::run(&name).await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        use clap::CommandFactory as _;
+        Cli::command().debug_assert();
+    }
+}

@@ -1,0 +1,5 @@
+//! Commands beside `init`, `join`, `reset` and `upgrade`.
+
+pub mod config;
+pub mod token;
+pub mod version;
