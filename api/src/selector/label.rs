@@ -138,7 +138,7 @@ impl Requirement {
     pub fn new(key: &str, operator: Operator, mut values: Vec<String>) -> Result<Self, String> {
         let mut errors = Vec::new();
         let mut add = |kind, field: String, value: Value, detail: String| {
-            errors.push(FieldError { kind, field, value, detail }.to_string());
+            errors.push(FieldError { kind, field, value, detail, shown: None }.to_string());
         };
         for problem in validation::qualified_name(key) {
             add(ErrorType::Invalid, "<nil>".to_owned(), key.into(), problem);
@@ -463,7 +463,7 @@ impl<'a> Parser<'a> {
 
 fn key_problem(key: &str) -> Option<String> {
     let problems = validation::qualified_name(key);
-    let one = |detail| FieldError { kind: ErrorType::Invalid, field: "<nil>".to_owned(), value: key.into(), detail }.to_string();
+    let one = |detail| FieldError { kind: ErrorType::Invalid, field: "<nil>".to_owned(), value: key.into(), detail, shown: None }.to_string();
     (!problems.is_empty()).then(|| one(problems.join("; ")))
 }
 
