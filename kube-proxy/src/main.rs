@@ -1,1 +1,18 @@
-fn main() {}
+//! kube-proxy: makes Services reachable from this node.
+
+use clap::Parser;
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+fn main() {
+    let options = kube_proxy::options::Options::parse_from(component::flags::normalize(std::env::args_os()));
+    if options.version.is_some() {
+        println!("Kubernetes {}", component::version::VERSION);
+        return;
+    }
+    if let Err(error) = kube_proxy::start::main(&options) {
+        eprintln!("Error: {error:#}");
+        std::process::exit(1);
+    }
+}
