@@ -46,6 +46,13 @@ table! {
     "bootstrap-signer-controller" "bootstrapsigner" "bootstrap-signer" false crate::bootstrap_signer::start;
     "token-cleaner-controller" "tokencleaner" "token-cleaner" false crate::token_cleaner::start;
     "clusterrole-aggregation-controller" "clusterrole-aggregation" "clusterrole-aggregation-controller" true crate::clusterrole_aggregation::start;
+    "node-ipam-controller" "nodeipam" "node-controller" true crate::node_ipam::start;
+    "node-lifecycle-controller" "nodelifecycle" "node-controller" true crate::node_lifecycle::start;
+    "taint-eviction-controller" "" "node-controller" true crate::taint_eviction::start;
+    "pod-garbage-collector-controller" "podgc" "pod-garbage-collector" true crate::pod_gc::start;
+    "daemonset-controller" "daemonset" "daemon-set-controller" true crate::daemonset::start;
+    "endpoints-controller" "endpoint" "endpoint-controller" true crate::endpoints::start;
+    "endpointslice-controller" "endpointslice" "endpointslice-controller" true crate::endpointslice::start;
     "deployment-controller" "deployment" "deployment-controller" true crate::deployment::start;
     "replicaset-controller" "replicaset" "replicaset-controller" true crate::replicaset::start;
     "replicationcontroller-controller" "replicationcontroller" "replication-controller" true crate::replicaset::start_replication_controllers;
