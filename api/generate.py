@@ -6,7 +6,7 @@
 schema.txt: `=definition message goType flags`, then one line per field: tab-separated name, type, flags, proto path, Go type, extras.
   type    s string, y bytes, b bool, i int32, l int64, d double, q Quantity, x IntOrString, t Time, m MicroTime, u Duration, r RawExtension, f FieldsV1,
           j any JSON, A/B/C JSONSchemaPropsOr{Array,Bool,StringArray}, @definition, [T list, {T map
-  flags   o omitempty, z omitzero, p pointer, R required, A atomic list/map/struct, S set, M map list, G granular
+  flags   o omitempty, z omitzero, p pointer, R required, A atomic list/map/struct, S set, M map list, G granular, W list in a message of its own
   extras  keys=a,b  mk=mergeKey  ps=patchStrategy  df=default  in=inlined Go structs around it
   Definition flags: A atomic struct.  `gvk` lines give group|version|kind of a definition.
 kinds.txt: `g group versions…`, `r group version plural singular kind list-kind N|C shortNames categories verbs definition`, `s name group version kind verbs`.
@@ -153,6 +153,11 @@ class Gen:
                 if below: return f"{fact['n']}.{below}"
         return None
 
+    def is_wrapped(self, message, field):
+        """Lists of a named Go type travel as a message that holds the list as `items`."""
+        fact = self.proto.get(message, {}).get(field)
+        return fact is not None and not fact.get("rep")
+
     def type_of(self, prop):
         if "$ref" in prop:
             name = prop["$ref"].rsplit("/", 1)[1]
@@ -238,6 +243,7 @@ class Gen:
                 if default: extras.append("df=" + default)
                 if inline: extras.append("in=" + ".".join(inline))
                 path = self.proto_path(message, name, props.keys())
+                if kind.startswith("[") and self.is_wrapped(message, name): flags += "W"
                 if path is None and message in self.proto: self.missing.append(f"no proto field {message} {name}")
                 out.append("\t".join([name, kind, flags or "-", path or "", self.go_type(package, go), " ".join(extras)]).rstrip())
         return "\n".join(out) + "\n"

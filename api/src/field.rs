@@ -175,12 +175,24 @@ impl Errors {
 
     /// Adds an error of any kind.
     pub fn add(&mut self, kind: ErrorType, path: &Path, value: impl Into<Value>, detail: impl Into<String>) {
-        self.0.push(FieldError { kind, field: path.as_str().to_owned(), value: value.into(), detail: detail.into(), shown: None });
+        self.0.push(FieldError {
+            kind,
+            field: path.as_str().to_owned(),
+            value: value.into(),
+            detail: detail.into(),
+            shown: None,
+        });
     }
 
     /// Adds an error whose value upstream prints in a form of its own; empty: without value.
     pub fn add_shown(&mut self, kind: ErrorType, path: &Path, shown: impl Into<String>, detail: impl Into<String>) {
-        self.0.push(FieldError { kind, field: path.as_str().to_owned(), value: Value::Null, detail: detail.into(), shown: Some(shown.into()) });
+        self.0.push(FieldError {
+            kind,
+            field: path.as_str().to_owned(),
+            value: Value::Null,
+            detail: detail.into(),
+            shown: Some(shown.into()),
+        });
     }
 
     /// A needed value is absent.

@@ -8,6 +8,7 @@ pub mod field;
 pub mod kind;
 pub mod lister;
 pub mod patch;
+pub mod proto;
 pub mod quantity;
 #[cfg(test)]
 mod reference;

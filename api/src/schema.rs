@@ -17,8 +17,9 @@ use serde_json::Value;
 
 pub(crate) use decode::decode_any;
 pub use decode::{DecodeError, Decoded, Problem};
+pub(crate) use normalize::{add_always, emit, zero};
 pub use table::{Field, Flags, ListKind, Struct, Table, Type};
-pub(crate) use text::nearest;
+pub(crate) use text::{format_micro_time, format_time, nearest, parse_time};
 
 /// What is done about unknown and duplicate fields.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -5,7 +5,7 @@ use serde_json::{Map, Value};
 use super::table::{Field, Flags, Struct, Table, Type};
 
 /// The tree of a Go zero value. Lists and maps are nil, which prints as null.
-pub(super) fn zero(table: &Table, kind: Type) -> Value {
+pub(crate) fn zero(table: &Table, kind: Type) -> Value {
     match kind {
         Type::String | Type::Duration => Value::String(String::new()),
         Type::Bool => Value::Bool(false),
@@ -34,7 +34,7 @@ fn is_always(field: &Field) -> bool {
 }
 
 /// Adds the fields that Go prints even where they were not given.
-pub(super) fn add_always(table: &Table, shape: &Struct, out: &mut Map<String, Value>) {
+pub(crate) fn add_always(table: &Table, shape: &Struct, out: &mut Map<String, Value>) {
     for index in &shape.always {
         let field = &shape.fields[usize::from(*index)];
         if !out.contains_key(field.name.as_ref()) {
@@ -51,7 +51,7 @@ pub(super) fn always(fields: &[Field]) -> Box<[u16]> {
 }
 
 /// What is printed for a decoded value (`Null`: nil or zero), or `None` where the field is left out.
-pub(super) fn emit(table: &Table, field: &Field, value: Value) -> Option<Value> {
+pub(crate) fn emit(table: &Table, field: &Field, value: Value) -> Option<Value> {
     let (empty, omit_zero, pointer) =
         (field.flags.has(Flags::OMIT_EMPTY), field.flags.has(Flags::OMIT_ZERO), field.flags.has(Flags::POINTER));
     if field.flags.has(Flags::NULLABLE) && value.is_null() {

@@ -77,6 +77,8 @@ impl Flags {
     pub const ATOMIC: Self = Self(16);
     /// Part of the type metadata (`apiVersion`, `kind`).
     pub const TYPE_META: Self = Self(32);
+    /// A list that travels in a protobuf message of its own.
+    pub const WRAPPED: Self = Self(128);
     /// `null` is a value (custom resources).
     pub const NULLABLE: Self = Self(64);
 
@@ -138,6 +140,8 @@ pub struct Struct {
     pub fields: Box<[Field]>,
     /// Indexes of the fields that are printed even where they were not given.
     pub(super) always: Box<[u16]>,
+    /// Indexes of the fields that travel in protobuf, in order of their numbers.
+    pub(crate) wire: Box<[u16]>,
     /// Server-side apply treats it as one value.
     pub atomic: bool,
     /// Unknown fields are kept (custom resources).
@@ -289,6 +293,10 @@ impl Table {
         let fields = std::mem::take(fields).into_boxed_slice();
         if let Some(last) = self.structs.last_mut() {
             last.always = super::normalize::always(&fields);
+            let mut wire: Vec<u16> =
+                (0..fields.len() as u16).filter(|index| !fields[usize::from(*index)].proto.is_empty()).collect();
+            wire.sort_by(|a, b| fields[usize::from(*a)].proto.cmp(&fields[usize::from(*b)].proto));
+            last.wire = wire.into_boxed_slice();
             last.fields = fields;
         }
     }
@@ -347,6 +355,7 @@ fn parse_field(name: &'static str, kind: Type, flags: &str, proto: &str, go_type
             'p' => out.flags = out.flags.with(Flags::POINTER),
             'R' => out.flags = out.flags.with(Flags::REQUIRED),
             'A' => out.flags = out.flags.with(Flags::ATOMIC),
+            'W' => out.flags = out.flags.with(Flags::WRAPPED),
             'S' => out.list = ListKind::Set,
             'M' => out.list = ListKind::Map,
             _ => {}

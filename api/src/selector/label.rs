@@ -463,7 +463,9 @@ impl<'a> Parser<'a> {
 
 fn key_problem(key: &str) -> Option<String> {
     let problems = validation::qualified_name(key);
-    let one = |detail| FieldError { kind: ErrorType::Invalid, field: "<nil>".to_owned(), value: key.into(), detail, shown: None }.to_string();
+    let one = |detail| {
+        FieldError { kind: ErrorType::Invalid, field: "<nil>".to_owned(), value: key.into(), detail, shown: None }.to_string()
+    };
     (!problems.is_empty()).then(|| one(problems.join("; ")))
 }
 
