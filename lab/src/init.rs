@@ -198,11 +198,28 @@ fn start_containerd() -> Result<Child> {
         .context("start containerd: not installed? On Debian: apt-get install containerd")
 }
 
+/// What a boot does where there is no systemd: the kubelet's supervisor, with the unit that `rkadm init` would write.
+fn start_kubelet() -> Result<()> {
+    let unit =
+        serde_json::json!({"name": "kubelet", "program": "/opt/rk/bin/kubelet", "args": [], "log": "/var/log/kubelet.log"});
+    fs::create_dir_all("/run/rk")?;
+    fs::write("/run/rk/kubelet.json", unit.to_string())?;
+    let log = fs::OpenOptions::new().create(true).append(true).open("/var/log/kubelet.log")?;
+    Command::new("/opt/rk/bin/rkadm")
+        .args(["supervise", "kubelet"])
+        .stdin(Stdio::null())
+        .stdout(log.try_clone()?)
+        .stderr(log)
+        .spawn()
+        .context("start the kubelet's supervisor")?;
+    Ok(())
+}
+
 /// Keeps containerd running, brings a node's kubelet back after a power cut, and reaps whatever is left to us.
 fn supervise() -> Result<()> {
     let mut containerd = start_containerd()?;
     if Path::new("/etc/kubernetes/kubelet.conf").exists() {
-        let _ = Command::new("/opt/rk/bin/rkadm").args(["supervise", "boot"]).stdin(Stdio::null()).spawn();
+        start_kubelet()?;
     }
     let mut failures = 0_u32;
     loop {
