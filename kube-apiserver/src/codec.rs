@@ -1,0 +1,235 @@
+//! Bodies to trees and trees to bodies, in every encoding; the only file that knows all of them.
+
+use std::borrow::Cow;
+
+use api::schema::{FieldValidation, Schema};
+use api::status::Status;
+use bytes::Bytes;
+use serde_json::Value;
+
+use crate::negotiate::Encoding;
+use crate::table::Served;
+
+/// What a decoded body was accompanied by.
+pub struct Body {
+    /// The object, canonical.
+    pub object: Value,
+    /// Unknown and duplicate fields, for Warning headers.
+    pub warnings: Vec<String>,
+}
+
+/// A stored value as JSON: our own and upstream's JSON as it is, upstream's protobuf decoded.
+///
+/// # Errors
+/// The encoding cannot be read.
+pub fn stored_json(value: &[u8]) -> Result<Cow<'_, [u8]>, String> {
+    if value.starts_with(b"k8s\0") {
+        let object = api::proto::decode(value).map_err(|error| error.to_string())?;
+        return Ok(Cow::Owned(object.to_string().into_bytes()));
+    }
+    if value.starts_with(b"k8s:enc:") {
+        return Err("encrypted at rest: --encryption-provider-config is not yet supported".into());
+    }
+    Ok(Cow::Borrowed(value))
+}
+
+/// Decodes a request's body into an object of one kind.
+///
+/// # Errors
+/// 400 with upstream's words.
+pub fn decode(
+    body: &[u8],
+    encoding: Encoding,
+    schema: &Schema,
+    (group, version, kind): (&str, &str, &str),
+    validation: FieldValidation,
+) -> Result<Body, Status> {
+    let api_version = api::kind::api_version(group, version);
+    let unrecognized =
+        |why: String| Status::bad_request(format!("the object provided is unrecognized (must be of type {kind}): {why}"));
+    // `apiVersion` and `kind` first: what they say decides on the error.
+    let tree = match encoding {
+        Encoding::Json => None,
+        Encoding::Yaml => Some(yaml_tree(body).map_err(unrecognized)?),
+        Encoding::Protobuf => Some(api::proto::decode(body).map_err(|error| unrecognized(error.to_string()))?),
+    };
+    let (have_version, have_kind) = match &tree {
+        Some(tree) => (text(tree, "apiVersion"), text(tree, "kind")),
+        None => type_meta(body).map_err(unrecognized)?,
+    };
+    let told = |why: String| {
+        let kind_told = if have_kind.is_empty() { kind } else { &have_kind };
+        let version_told = if have_version.is_empty() { &api_version } else { &have_version };
+        Status::bad_request(format!("{kind_told} in version {version_told:?} cannot be handled as a {kind}: {why}"))
+    };
+    if (!have_version.is_empty() && have_version != api_version) || (!have_kind.is_empty() && have_kind != kind) {
+        let (wanted_version, wanted_kind) = (
+            if have_version.is_empty() { &api_version } else { &have_version },
+            if have_kind.is_empty() { kind } else { &have_kind },
+        );
+        let (told_group, told_version) = api::kind::split_api_version(wanted_version);
+        return Err(told(match Schema::builtin(told_group, told_version, wanted_kind) {
+            None => format!(
+                "no kind {wanted_kind:?} is registered for version {wanted_version:?} in scheme \"pkg/api/legacyscheme/scheme.go:30\""
+            ),
+            Some(_) => format!(
+                "converting ({told_version}.{wanted_kind}) to ({}.{kind}): unknown conversion",
+                internal_package(group)
+            ),
+        }));
+    }
+    let decoded = match tree {
+        Some(tree) => schema.decode_value(tree, validation),
+        None => schema.decode(body, validation),
+    };
+    let decoded = decoded.map_err(|error| told(error.to_string()))?;
+    if validation == FieldValidation::Strict
+        && let Some(error) = decoded.strict_error()
+    {
+        return Err(told(error));
+    }
+    let warnings = match validation {
+        FieldValidation::Warn => decoded.problems.iter().map(|problem| problem.warning()).collect(),
+        FieldValidation::Ignore | FieldValidation::Strict => Vec::new(),
+    };
+    let mut object = decoded.object;
+    set_type(&mut object, (group, version, kind));
+    Ok(Body { object, warnings })
+}
+
+/// Sets `apiVersion` and `kind`.
+pub fn set_type(object: &mut Value, (group, version, kind): (&str, &str, &str)) {
+    if let Some(map) = object.as_object_mut() {
+        map.insert("apiVersion".into(), api::kind::api_version(group, version).into());
+        map.insert("kind".into(), kind.into());
+    }
+}
+
+/// The name of upstream's package of internal types of a group, as its messages show it.
+fn internal_package(group: &str) -> &str {
+    if group.is_empty() { "core" } else { group.split('.').next().unwrap_or(group) }
+}
+
+fn text(tree: &Value, key: &str) -> String {
+    tree.get(key).and_then(Value::as_str).unwrap_or("").to_owned()
+}
+
+/// `apiVersion` and `kind` of a JSON document, with Go's words where it is none.
+fn type_meta(body: &[u8]) -> Result<(String, String), String> {
+    #[derive(serde::Deserialize, Default)]
+    #[serde(default)]
+    struct TypeMeta<'a> {
+        #[serde(rename = "apiVersion", borrow)]
+        api_version: Option<Cow<'a, str>>,
+        #[serde(borrow)]
+        kind: Option<Cow<'a, str>>,
+    }
+    let shown = || {
+        let text = String::from_utf8_lossy(body);
+        match text.len() {
+            0 => "<empty>".to_owned(),
+            1..=24 => text.into_owned(),
+            _ => format!("{} ...", text.chars().take(24).collect::<String>()),
+        }
+    };
+    match serde_json::from_slice::<Option<TypeMeta<'_>>>(body) {
+        Ok(meta) => {
+            let meta = meta.unwrap_or_default();
+            Ok((meta.api_version.unwrap_or_default().into_owned(), meta.kind.unwrap_or_default().into_owned()))
+        }
+        // Duplicate `apiVersion` or `kind` is for the field validation to say; take the last, as Go does.
+        Err(error) if error.to_string().starts_with("duplicate field") => {
+            let tree: Value = serde_json::from_slice(body).map_err(|error| format!("couldn't get version/kind; json parse error: {error}"))?;
+            Ok((text(&tree, "apiVersion"), text(&tree, "kind")))
+        }
+        Err(error) => {
+            let why = if error.is_eof() {
+                "unexpected end of JSON input".to_owned()
+            } else if error.to_string().contains("recursion limit") {
+                "invalid character '{' exceeded max depth".to_owned()
+            } else {
+                error.to_string()
+            };
+            Err(format!("couldn't get version/kind; json parse error: {why} ({})", shown()))
+        }
+    }
+}
+
+/// Most bytes of JSON that a YAML body may expand to: aliases are copies. Upstream bounds the same with its decoder's alias ratio.
+const YAML_EXPANDED: usize = 4 * 1024 * 1024;
+
+/// A YAML body as a tree, with YAML 1.1's booleans as upstream's library reads them.
+fn yaml_tree(body: &[u8]) -> Result<Value, String> {
+    let wrong = |error: serde_yaml::Error| format!("error converting YAML to JSON: yaml: {error}");
+    let value: serde_yaml::Value = serde_yaml::from_slice(body).map_err(wrong)?;
+    let mut budget = YAML_EXPANDED;
+    from_yaml(value, &mut budget).ok_or_else(|| "error converting YAML to JSON: yaml: document contains excessive aliasing".to_owned())
+}
+
+fn from_yaml(value: serde_yaml::Value, budget: &mut usize) -> Option<Value> {
+    *budget = budget.checked_sub(8)?;
+    Some(match value {
+        serde_yaml::Value::Null => Value::Null,
+        serde_yaml::Value::Bool(value) => value.into(),
+        serde_yaml::Value::Number(number) => serde_json::to_value(number).ok()?,
+        serde_yaml::Value::String(text) => {
+            *budget = budget.checked_sub(text.len())?;
+            text.into()
+        }
+        serde_yaml::Value::Sequence(items) => Value::Array(items.into_iter().map(|item| from_yaml(item, budget)).collect::<Option<_>>()?),
+        serde_yaml::Value::Mapping(map) => {
+            let mut out = serde_json::Map::new();
+            for (key, value) in map {
+                let key = match key {
+                    serde_yaml::Value::String(text) => text,
+                    serde_yaml::Value::Bool(value) => value.to_string(),
+                    serde_yaml::Value::Number(number) => number.to_string(),
+                    _ => return None,
+                };
+                *budget = budget.checked_sub(key.len())?;
+                out.insert(key, from_yaml(value, budget)?);
+            }
+            Value::Object(out)
+        }
+        serde_yaml::Value::Tagged(tagged) => from_yaml(tagged.value, budget)?,
+    })
+}
+
+/// Writes a tree.
+///
+/// # Errors
+/// The kind has no such encoding.
+pub fn encode(object: &Value, encoding: Encoding, pretty: bool) -> Result<Bytes, Status> {
+    match encoding {
+        Encoding::Json if pretty => serde_json::to_vec_pretty(object).map(Bytes::from).map_err(Status::internal),
+        Encoding::Json => serde_json::to_vec(object).map(Bytes::from).map_err(Status::internal),
+        Encoding::Yaml => serde_yaml::to_string(object).map(Bytes::from).map_err(Status::internal),
+        Encoding::Protobuf => api::proto::encode(object).map(Bytes::from).map_err(Status::internal),
+    }
+}
+
+/// A stored document as an object of the served version.
+pub fn from_stored(served: &Served, document: &[u8]) -> Result<Value, Status> {
+    let mut object: Value = serde_json::from_slice(document).map_err(Status::internal)?;
+    served.resource.from_stored(&mut object);
+    Ok(object)
+}
+
+/// The protobuf message of an object without its envelope, as items of lists are.
+///
+/// # Errors
+/// The kind has no protobuf form.
+pub fn protobuf_message(object: &Value) -> Result<Bytes, Status> {
+    let encoded = Bytes::from(api::proto::encode(object).map_err(Status::internal)?);
+    let message = api::proto::message_of(&encoded);
+    Ok(encoded.slice_ref(message))
+}
+
+/// One frame of a protobuf watch.
+///
+/// # Errors
+/// The kind has no protobuf form.
+pub fn protobuf_frame(kind: &str, object: &Value) -> Result<Bytes, Status> {
+    let encoded = api::proto::encode(object).map_err(Status::internal)?;
+    Ok(api::proto::watch_frame(kind, &encoded).into())
+}

@@ -1,0 +1,315 @@
+//! The flags, checked and resolved.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context as _, bail, ensure};
+use api::lister::Lister;
+use auth::authn::Authenticator;
+use auth::authn::request_header::RequestHeader;
+use auth::authn::service_account::ServiceAccounts;
+use auth::authn::token_file::TokenFile;
+use auth::authn::x509::Bundle;
+use auth::authz::Mode;
+use auth::token::issue::Issuer;
+use auth::token::key::{KeySet, SigningKey};
+use component::tasks::Tasks;
+use component::tls::{self, Serving};
+use ipnet::IpNet;
+
+use crate::options::Options;
+use crate::storage::EtcdConfig;
+
+/// A client certificate and its key, as files.
+pub type Pair = (PathBuf, PathBuf);
+
+/// What the server runs with.
+#[derive(Debug)]
+pub struct Config {
+    /// etcd.
+    pub etcd: EtcdConfig,
+    /// See the flag.
+    pub etcd_compaction_interval: Duration,
+    /// See the flag.
+    pub etcd_healthcheck_timeout: Duration,
+    /// See the flag.
+    pub event_ttl: Duration,
+    /// Where to listen.
+    pub bind_address: SocketAddr,
+    /// What the `kubernetes` Service leads to.
+    pub advertise_address: IpAddr,
+    tls: Option<Pair>,
+    client_ca: Option<PathBuf>,
+    request_header: Option<(PathBuf, [Vec<String>; 5])>,
+    token_file: Option<PathBuf>,
+    bootstrap_tokens: bool,
+    anonymous: bool,
+    api_audiences: Vec<String>,
+    service_account_keys: Vec<PathBuf>,
+    service_account_signing_key: Option<PathBuf>,
+    /// `--service-account-issuer`.
+    pub service_account_issuers: Vec<String>,
+    /// `--service-account-jwks-uri`.
+    pub service_account_jwks_uri: Option<String>,
+    service_account_lookup: bool,
+    service_account_extend: bool,
+    service_account_max: Duration,
+    /// See the flag.
+    pub authorization_modes: Vec<Mode>,
+    /// See the flag.
+    pub enable_admission_plugins: Vec<String>,
+    /// See the flag.
+    pub disable_admission_plugins: Vec<String>,
+    /// not-ready, unreachable.
+    pub toleration_seconds: (i64, i64),
+    /// See the flag.
+    pub runtime_config: BTreeMap<String, String>,
+    /// See the flag.
+    pub allow_privileged: bool,
+    /// See the flag.
+    pub max_requests_inflight: usize,
+    /// See the flag.
+    pub max_mutating_requests_inflight: usize,
+    /// See the flag.
+    pub request_timeout: Duration,
+    /// See the flag.
+    pub min_request_timeout: Duration,
+    /// See the flag.
+    pub shutdown_delay: Duration,
+    /// See the flag.
+    pub kubelet_ca: Option<PathBuf>,
+    /// See the flag.
+    pub kubelet_client: Option<Pair>,
+    /// See the flag.
+    pub kubelet_address_types: Vec<String>,
+    /// See the flag.
+    pub kubelet_timeout: Duration,
+    /// Addresses of Services; the first is the primary family.
+    pub service_cidrs: Vec<IpNet>,
+    /// Node ports, both ends included.
+    pub node_ports: (u16, u16),
+    /// Whether this server adds itself to the `kubernetes` endpoints.
+    pub reconcile_endpoints: bool,
+    /// For the `kubernetes` Service; 0: none.
+    pub kubernetes_node_port: u16,
+}
+
+impl TryFrom<Options> for Config {
+    type Error = anyhow::Error;
+
+    fn try_from(options: Options) -> anyhow::Result<Self> {
+        // Destructured, so that no flag is forgotten; those without a name are accepted without effect, as their help says.
+        let Options {
+            version: _, verbosity: _, logging_format: _, log_flush_frequency: _, vmodule: _,
+            advertise_address, bind_address, secure_port, cert_dir: _, tls_cert_file, tls_private_key_file,
+            tls_cipher_suites: _, tls_min_version, external_hostname: _,
+            etcd_servers, etcd_prefix, etcd_cafile, etcd_certfile, etcd_keyfile, etcd_compaction_interval,
+            etcd_healthcheck_timeout, etcd_readycheck_timeout: _, etcd_count_metric_poll_period: _, etcd_db_metric_poll_interval: _,
+            storage_backend, storage_media_type: _, watch_cache: _, watch_cache_sizes: _, lease_reuse_duration_seconds: _,
+            delete_collection_workers: _, enable_garbage_collector: _, event_ttl,
+            client_ca_file, token_auth_file, enable_bootstrap_token_auth, anonymous_auth, api_audiences,
+            requestheader_client_ca_file, requestheader_allowed_names, requestheader_username_headers, requestheader_uid_headers,
+            requestheader_group_headers, requestheader_extra_headers_prefix,
+            service_account_key_file, service_account_signing_key_file, service_account_issuer, service_account_jwks_uri,
+            service_account_lookup, service_account_extend_token_expiration, service_account_max_token_expiration,
+            authorization_mode, enable_admission_plugins, disable_admission_plugins, default_not_ready_toleration_seconds,
+            default_unreachable_toleration_seconds, runtime_config, feature_gates, allow_privileged,
+            max_requests_inflight, max_mutating_requests_inflight, enable_priority_and_fairness: _, request_timeout,
+            min_request_timeout, shutdown_delay_duration, goaway_chance: _, livez_grace_period: _, profiling: _,
+            kubelet_certificate_authority, kubelet_client_certificate, kubelet_client_key, kubelet_preferred_address_types,
+            kubelet_timeout, proxy_client_cert_file: _, proxy_client_key_file: _,
+            service_cluster_ip_range, service_node_port_range, endpoint_reconciler_type, kubernetes_service_node_port,
+        } = options;
+        ensure!(!etcd_servers.is_empty(), "--etcd-servers must be specified");
+        ensure!(matches!(storage_backend.as_str(), "" | "etcd3"), "--storage-backend invalid, allowed values: etcd3");
+        if let Some(version) = tls_min_version {
+            ensure!(matches!(version.as_str(), "VersionTLS12" | "VersionTLS13"), "--tls-min-version {version} is not yet supported");
+        }
+        let read = |path: &PathBuf| std::fs::read(path).with_context(|| format!("failed to read {}", path.display()));
+        let identity = match (&etcd_certfile, &etcd_keyfile) {
+            (Some(cert), Some(key)) => Some((read(cert)?, read(key)?)),
+            (None, None) => None,
+            _ => bail!("--etcd-certfile and --etcd-keyfile must be given together"),
+        };
+        let pair = |cert: Option<PathBuf>, key: Option<PathBuf>, name: &str| match (cert, key) {
+            (Some(cert), Some(key)) => Ok(Some((cert, key))),
+            (None, None) => Ok(None),
+            _ => bail!("the certificate and the key of {name} must be given together"),
+        };
+        let advertise_address = match advertise_address {
+            Some(address) => address,
+            None if !bind_address.is_unspecified() => bind_address,
+            None => own_address(),
+        };
+        let modes = if authorization_mode.is_empty() { vec!["AlwaysAllow".to_owned()] } else { authorization_mode };
+        let authorization_modes = modes.iter().map(|mode| mode.parse()).collect::<Result<Vec<_>, String>>().map_err(anyhow::Error::msg)?;
+        let (low, high) = service_node_port_range
+            .split_once('-')
+            .and_then(|(low, high)| Some((low.trim().parse().ok()?, high.trim().parse().ok()?)))
+            .with_context(|| format!("--service-node-port-range {service_node_port_range:?} is not a range of ports"))?;
+        ensure!(low <= high && low > 0, "--service-node-port-range {service_node_port_range:?} is empty");
+        ensure!(matches!(endpoint_reconciler_type.as_str(), "lease" | "none" | "master-count"), "--endpoint-reconciler-type {endpoint_reconciler_type:?} is not known");
+        if !feature_gates.is_empty() {
+            // Gates only choose among what upstream has; what is on here is what is on there by default.
+            component::flags::parse_map(&feature_gates).map_err(anyhow::Error::msg).context("--feature-gates")?;
+        }
+        let runtime_config = parse_runtime_config(&runtime_config);
+        let issuers = service_account_issuer;
+        let api_audiences = if api_audiences.is_empty() { issuers.clone() } else { api_audiences };
+        Ok(Self {
+            etcd: EtcdConfig {
+                servers: etcd_servers.iter().map(|server| server.trim().to_owned()).collect(),
+                prefix: format!("/{}", etcd_prefix.trim_matches('/')),
+                ca: etcd_cafile.as_ref().map(read).transpose()?,
+                identity,
+            },
+            etcd_compaction_interval,
+            etcd_healthcheck_timeout,
+            event_ttl,
+            bind_address: SocketAddr::new(bind_address, secure_port),
+            advertise_address,
+            tls: pair(tls_cert_file, tls_private_key_file, "--tls-cert-file")?,
+            client_ca: client_ca_file,
+            request_header: requestheader_client_ca_file.map(|ca| {
+                (ca, [
+                    requestheader_allowed_names,
+                    requestheader_username_headers,
+                    requestheader_uid_headers,
+                    requestheader_group_headers,
+                    requestheader_extra_headers_prefix,
+                ])
+            }),
+            token_file: token_auth_file,
+            bootstrap_tokens: enable_bootstrap_token_auth,
+            anonymous: anonymous_auth,
+            api_audiences,
+            service_account_keys: if service_account_key_file.is_empty() {
+                service_account_signing_key_file.iter().cloned().collect()
+            } else {
+                service_account_key_file
+            },
+            service_account_signing_key: service_account_signing_key_file,
+            service_account_issuers: issuers,
+            service_account_jwks_uri,
+            service_account_lookup,
+            service_account_extend: service_account_extend_token_expiration,
+            service_account_max: service_account_max_token_expiration,
+            authorization_modes,
+            enable_admission_plugins,
+            disable_admission_plugins,
+            toleration_seconds: (default_not_ready_toleration_seconds, default_unreachable_toleration_seconds),
+            runtime_config,
+            allow_privileged,
+            max_requests_inflight,
+            max_mutating_requests_inflight,
+            request_timeout,
+            min_request_timeout: Duration::from_secs(min_request_timeout),
+            shutdown_delay: shutdown_delay_duration,
+            kubelet_ca: kubelet_certificate_authority,
+            kubelet_client: pair(kubelet_client_certificate, kubelet_client_key, "--kubelet-client-certificate")?,
+            kubelet_address_types: kubelet_preferred_address_types,
+            kubelet_timeout,
+            service_cidrs: service_cluster_ip_range.iter().map(IpNet::trunc).collect(),
+            node_ports: (low, high),
+            reconcile_endpoints: endpoint_reconciler_type != "none",
+            kubernetes_node_port: kubernetes_service_node_port,
+        })
+    }
+}
+
+/// `a=b,c` as a map; a name alone is `true`.
+fn parse_runtime_config(text: &str) -> BTreeMap<String, String> {
+    let pairs = text.split(',').map(str::trim).filter(|pair| !pair.is_empty());
+    pairs.map(|pair| pair.split_once('=').unwrap_or((pair, "true"))).map(|(key, value)| (key.to_owned(), value.to_owned())).collect()
+}
+
+/// The address of this host that leads outside; nothing is sent to find it.
+fn own_address() -> IpAddr {
+    let local = IpAddr::from([127, 0, 0, 1]);
+    let Ok(socket) = UdpSocket::bind("0.0.0.0:0") else { return local };
+    // A connected datagram socket only asks the routing table.
+    if socket.connect("192.0.2.1:9").is_err() {
+        return local;
+    }
+    socket.local_addr().map_or(local, |address| address.ip())
+}
+
+impl Config {
+    /// The serving certificate: from files, else self-signed.
+    ///
+    /// # Errors
+    /// Unusable files.
+    pub fn serving(&self, tasks: &Tasks) -> anyhow::Result<Arc<Serving>> {
+        if let Some((cert, key)) = &self.tls {
+            return Ok(Serving::follow(tasks, cert, key)?);
+        }
+        let names = ["kubernetes.default.svc", "kubernetes.default", "kubernetes", "localhost", "127.0.0.1"];
+        let mut names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
+        names.push(self.advertise_address.to_string());
+        if let Some(first) = self.service_cidrs.first().and_then(|cidr| cidr.hosts().next()) {
+            names.push(first.to_string());
+        }
+        Ok(Serving::new(tls::self_signed(names)?))
+    }
+
+    /// The authenticators.
+    ///
+    /// # Errors
+    /// Unusable files.
+    pub fn authenticator(&self, lister: Arc<dyn Lister>) -> anyhow::Result<Authenticator> {
+        let message = anyhow::Error::msg;
+        let request_header = match &self.request_header {
+            None => None,
+            Some((ca, [names, users, uids, groups, extra])) => Some(RequestHeader {
+                bundle: Bundle::load(ca).map_err(message)?,
+                allowed_names: names.clone(),
+                username_headers: users.clone(),
+                uid_headers: uids.clone(),
+                group_headers: groups.clone(),
+                extra_prefixes: extra.clone(),
+            }),
+        };
+        let service_accounts = if self.service_account_keys.is_empty() || self.service_account_issuers.is_empty() {
+            None
+        } else {
+            let keys = KeySet::load(self.service_account_keys.clone()).map_err(message)?;
+            Some(ServiceAccounts::new(keys, self.service_account_issuers.clone(), self.service_account_lookup))
+        };
+        Ok(Authenticator {
+            request_header,
+            client_ca: self.client_ca.as_deref().map(Bundle::load).transpose().map_err(message)?,
+            token_file: self.token_file.as_deref().map(TokenFile::load).transpose().map_err(message)?,
+            service_accounts,
+            bootstrap_tokens: self.bootstrap_tokens,
+            anonymous: self.anonymous && !self.authorization_modes.contains(&Mode::AlwaysAllow),
+            api_audiences: self.api_audiences.clone(),
+            lister,
+        })
+    }
+
+    /// What makes service account tokens.
+    ///
+    /// # Errors
+    /// An unusable key.
+    pub fn issuer(&self) -> anyhow::Result<Option<Issuer>> {
+        let (Some(path), Some(issuer)) = (&self.service_account_signing_key, self.service_account_issuers.first()) else {
+            return Ok(None);
+        };
+        let pem = std::fs::read_to_string(path).with_context(|| format!("failed to read {}", path.display()))?;
+        Ok(Some(Issuer {
+            issuer: issuer.clone(),
+            key: SigningKey::from_pem(&pem).map_err(anyhow::Error::msg)?,
+            api_audiences: self.api_audiences.clone(),
+            max_seconds: i64::try_from(self.service_account_max.as_secs()).unwrap_or(0),
+            extend: self.service_account_extend,
+        }))
+    }
+
+    /// The front proxies' headers and names, for the `extension-apiserver-authentication` ConfigMap.
+    pub fn request_header_lists(&self) -> Option<&[Vec<String>; 5]> {
+        self.request_header.as_ref().map(|(_, lists)| lists)
+    }
+}

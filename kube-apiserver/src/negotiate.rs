@@ -1,0 +1,185 @@
+//! Content negotiation: which encoding and which shape a client wants, and what it sent.
+//!
+//! Upstream: apiserver/pkg/endpoints/handlers/negotiation
+
+use api::status::Status;
+use http::HeaderMap;
+use http::header::{ACCEPT, CONTENT_TYPE};
+
+/// How an object is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Encoding {
+    /// `application/json`
+    Json,
+    /// `application/yaml`
+    Yaml,
+    /// `application/vnd.kubernetes.protobuf`
+    Protobuf,
+}
+
+impl Encoding {
+    /// The media type.
+    pub fn media_type(self) -> &'static str {
+        match self {
+            Self::Json => "application/json",
+            Self::Yaml => "application/yaml",
+            Self::Protobuf => "application/vnd.kubernetes.protobuf",
+        }
+    }
+}
+
+/// What becomes of an object before it is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Shape {
+    /// As it is.
+    Object,
+    /// `as=Table`, of `meta.k8s.io/v1` or (true) `v1beta1`.
+    Table(bool),
+    /// `as=PartialObjectMetadata` or its list, of `v1` or (true) `v1beta1`.
+    Metadata(bool),
+}
+
+/// The form of a response.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Accept {
+    /// How it is written.
+    pub encoding: Encoding,
+    /// What is written.
+    pub shape: Shape,
+    /// Indented JSON (`pretty=1`).
+    pub pretty: bool,
+}
+
+impl Accept {
+    /// Plain JSON.
+    pub const JSON: Self = Self { encoding: Encoding::Json, shape: Shape::Object, pretty: false };
+
+    /// A small number for the form, to remember encodings by.
+    pub fn form(self) -> u32 {
+        let encoding = self.encoding as u32;
+        let shape = match self.shape {
+            Shape::Object => 0,
+            Shape::Table(beta) => 1 + u32::from(beta),
+            Shape::Metadata(beta) => 3 + u32::from(beta),
+        };
+        encoding + shape * 4
+    }
+}
+
+/// Which shapes an endpoint can give.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Offers {
+    /// Objects only (discovery, reviews).
+    Objects,
+    /// Objects, Tables and PartialObjectMetadata.
+    All,
+    /// The same for lists and watches.
+    Lists,
+}
+
+/// Chooses among what the client accepts.
+///
+/// # Errors
+/// 406, naming the media types there are.
+pub fn accept(headers: &HeaderMap, offers: Offers) -> Result<Accept, Status> {
+    let values: Vec<&str> = headers.get_all(ACCEPT).iter().filter_map(|value| value.to_str().ok()).collect();
+    let joined = values.join(",");
+    if joined.trim().is_empty() {
+        return Ok(Accept::JSON);
+    }
+    let mut clauses: Vec<(f32, &str)> = joined
+        .split(',')
+        .map(|clause| {
+            let quality = parameters(clause).find(|(key, _)| *key == "q").and_then(|(_, value)| value.parse().ok());
+            (quality.unwrap_or(1.0), clause)
+        })
+        .collect();
+    clauses.sort_by(|(a, _), (b, _)| b.total_cmp(a));
+    clauses.into_iter().filter(|(quality, _)| *quality > 0.0).find_map(|(_, clause)| choose(clause, offers)).ok_or_else(|| {
+        let message = "only the following media types are accepted: application/json, application/yaml, \
+                       application/vnd.kubernetes.protobuf";
+        let message = match offers {
+            Offers::Objects | Offers::All | Offers::Lists => message,
+        };
+        Status::new(406, "NotAcceptable", message)
+    })
+}
+
+fn parameters(clause: &str) -> impl Iterator<Item = (&str, &str)> {
+    clause.split(';').skip(1).map(|part| {
+        let (key, value) = part.split_once('=').unwrap_or((part, ""));
+        (key.trim(), value.trim().trim_matches('"'))
+    })
+}
+
+fn choose(clause: &str, offers: Offers) -> Option<Accept> {
+    let media = clause.split(';').next().unwrap_or("").trim();
+    let encoding = match media {
+        "application/json" | "*/*" | "application/*" => Encoding::Json,
+        "application/yaml" => Encoding::Yaml,
+        "application/vnd.kubernetes.protobuf" => Encoding::Protobuf,
+        _ => return None,
+    };
+    let parameter = |name: &str| parameters(clause).find(|(key, _)| *key == name).map(|(_, value)| value);
+    let shape = match parameter("as") {
+        None | Some("") => Shape::Object,
+        Some(kind) => {
+            let beta = match (parameter("g"), parameter("v")) {
+                (Some("meta.k8s.io"), Some("v1")) => false,
+                (Some("meta.k8s.io"), Some("v1beta1")) => true,
+                _ => return None,
+            };
+            match (kind, offers) {
+                ("Table", Offers::All | Offers::Lists) => Shape::Table(beta),
+                ("PartialObjectMetadata", Offers::All) | ("PartialObjectMetadataList", Offers::Lists) => Shape::Metadata(beta),
+                // Watches are asked for with either.
+                ("PartialObjectMetadata", Offers::Lists) => Shape::Metadata(beta),
+                _ => return None,
+            }
+        }
+    };
+    let pretty = matches!(parameter("pretty"), Some("1" | "true"));
+    Some(Accept { encoding, shape, pretty })
+}
+
+/// The encoding of a request's body.
+///
+/// # Errors
+/// 415, naming the media types there are.
+pub fn content_type(headers: &HeaderMap) -> Result<Encoding, Status> {
+    let value = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or("");
+    match value.split(';').next().unwrap_or("").trim() {
+        "" | "application/json" => Ok(Encoding::Json),
+        "application/yaml" => Ok(Encoding::Yaml),
+        "application/vnd.kubernetes.protobuf" => Ok(Encoding::Protobuf),
+        _ => Err(unsupported(&["application/json", "application/yaml", "application/vnd.kubernetes.protobuf"])),
+    }
+}
+
+/// 415.
+pub fn unsupported(accepted: &[&str]) -> Status {
+    let message = format!("the body of the request was in an unknown format - accepted media types include: {}", accepted.join(", "));
+    Status::new(415, "UnsupportedMediaType", message)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of(text: &str, offers: Offers) -> Option<Accept> {
+        let mut headers = HeaderMap::new();
+        headers.insert(ACCEPT, text.parse().unwrap());
+        accept(&headers, offers).ok()
+    }
+
+    #[test]
+    fn the_best_clause_that_can_be_met_wins() {
+        let table = "application/json;as=Table;v=v1;g=meta.k8s.io";
+        assert_eq!(of(table, Offers::Lists).map(|accept| accept.shape), Some(Shape::Table(false)));
+        assert_eq!(of(&format!("{table},application/json"), Offers::Objects).map(|accept| accept.shape), Some(Shape::Object));
+        assert_eq!(of("text/html,application/yaml;q=0.5,application/vnd.kubernetes.protobuf;q=0.6", Offers::All).map(|accept| accept.encoding), Some(Encoding::Protobuf));
+        assert_eq!(of("*/*", Offers::All), Some(Accept::JSON));
+        assert_eq!(of("text/plain", Offers::All), None);
+        assert_eq!(of("application/json;as=Table;v=v2;g=meta.k8s.io", Offers::All), None);
+    }
+}

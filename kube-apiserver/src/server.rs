@@ -1,0 +1,244 @@
+//! The API server: what is shared by all requests, how it is put together, and its listener.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use api::lister::Lister;
+use arc_swap::ArcSwap;
+use auth::authn::Authenticator;
+use auth::authn::x509::Peer;
+use auth::authz::Authorizers;
+use auth::token::issue::Issuer;
+use component::tasks::Tasks;
+use component::tls::Serving;
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+use tokio_rustls::TlsAcceptor;
+
+use crate::allocator::Allocators;
+use crate::bootstrap;
+use crate::cache::resource::ResourceCache;
+use crate::cache::{Caches, feed};
+use crate::chain;
+use crate::config::Config;
+use crate::documents::Documents;
+use crate::health::Health;
+use crate::kubelet_client::KubeletClient;
+use crate::storage::{Storage, compaction};
+use crate::table::{self, Table};
+
+/// Connections at once; more wait in the listen queue. Idle ones cost about 40 KB each.
+const MAX_CONNECTIONS: usize = 15_000;
+/// A client that has not finished its handshake or sent its request's head by then is cut. Upstream: ReadHeaderTimeout, 32 s.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(32);
+/// Flow-control windows and frames of HTTP/2: large, for lists and watches are what this server sends.
+const H2_STREAM_WINDOW: u32 = 1 << 20;
+const H2_CONNECTION_WINDOW: u32 = 4 << 20;
+const H2_FRAME: u32 = 1 << 20;
+/// Bytes of one stream that wait for the client, at most.
+const H2_SEND_BUFFER: usize = 256 * 1024;
+/// Streams of one connection: components share one connection for all their watches. Upstream: 100 by default, 250 in practice.
+const H2_STREAMS: u32 = 1000;
+
+/// What all requests share.
+pub struct Server {
+    /// The resolved flags.
+    pub config: Config,
+    /// All objects.
+    pub caches: Arc<Caches>,
+    /// All resources.
+    pub table: ArcSwap<Table>,
+    /// Who is who.
+    pub authenticator: Authenticator,
+    /// Who may what.
+    pub authorizers: Arc<Authorizers>,
+    /// Makes service account tokens.
+    pub issuer: Option<Issuer>,
+    /// Admission plugins.
+    pub admission: crate::admit::Chain,
+    /// Service addresses and ports.
+    pub allocators: Allocators,
+    /// Background tasks.
+    pub tasks: Tasks,
+    /// What /healthz, /livez and /readyz say.
+    pub health: Health,
+    /// Discovery and OpenAPI.
+    pub documents: Documents,
+    /// The way to kubelets.
+    pub kubelets: KubeletClient,
+    /// Requests in flight.
+    pub limits: Limits,
+    /// Distinguishes this server from others of the cluster; part of its lease's name.
+    pub identity: String,
+}
+
+/// Slots for requests. `None`: not limited.
+pub struct Limits {
+    /// `--max-requests-inflight`.
+    pub reading: Option<Semaphore>,
+    /// `--max-mutating-requests-inflight`.
+    pub writing: Option<Semaphore>,
+}
+
+/// A server that accepts requests.
+pub struct Running {
+    /// Where it listens.
+    pub address: SocketAddr,
+    /// What it shares.
+    pub server: Arc<Server>,
+}
+
+/// Builds the server, binds its port and starts its tasks. It is ready when `/readyz` says so.
+///
+/// # Errors
+/// Unusable files or addresses.
+pub async fn start(config: Config, tasks: &Tasks) -> anyhow::Result<Running> {
+    let storage = Storage::connect(&config.etcd).await.context("failed to prepare the connection to etcd")?;
+    let resources = bootstrap::served_resources(&config);
+    let mut caches: Vec<ResourceCache> = Vec::new();
+    // Rows of the stored version first: selectable fields are read from stored documents.
+    for resource in registry::everything() {
+        if !table::is_stored(&resource) || resource.stored_as != resource.api_version() {
+            continue;
+        }
+        if caches.iter().all(|cache| cache.path != resource.storage_path) {
+            caches.push(ResourceCache::new(&resource.storage_path, resource.names.namespaced, &resource.selectable));
+        }
+    }
+    let caches = Caches::new(storage.clone(), caches);
+    for resource in registry::everything() {
+        caches.name(&resource.names.group, &resource.names.plural, &resource.storage_path);
+    }
+    let table = Table::new(resources, |path| caches.by_path(path));
+    let lister: Arc<dyn Lister> = caches.clone();
+    let authenticator = config.authenticator(lister.clone())?;
+    let authorizers = Arc::new(Authorizers::new(config.authorization_modes.clone(), lister.clone()));
+    let limit = |count: usize| (count > 0).then(|| Semaphore::new(count));
+    let serving = config.serving(tasks)?;
+    let mut hints = Vec::new();
+    if let Some(bundle) = &authenticator.client_ca {
+        hints.extend(bundle.subjects());
+    }
+    if let Some(proxy) = &authenticator.request_header {
+        hints.extend(proxy.bundle.subjects());
+    }
+    let listener = bind(config.bind_address).with_context(|| format!("failed to listen on {}", config.bind_address))?;
+    let address = listener.local_addr()?;
+    let identity = bootstrap::identity();
+    let server = Arc::new(Server {
+        issuer: config.issuer()?,
+        admission: crate::admit::Chain::new(&config, caches.clone(), authorizers.clone())?,
+        allocators: Allocators::new(&config)?,
+        tasks: tasks.clone(),
+        health: Health::new(),
+        documents: Documents::default(),
+        kubelets: KubeletClient::new(&config)?,
+        limits: Limits { reading: limit(config.max_requests_inflight), writing: limit(config.max_mutating_requests_inflight) },
+        identity,
+        caches,
+        table: ArcSwap::from_pointee(table),
+        authenticator,
+        authorizers,
+        config,
+    });
+    tasks.spawn("cache-feed", feed::run(server.caches.clone()));
+    tasks.spawn("etcd-compaction", compaction::run(storage, server.config.etcd_compaction_interval));
+    tasks.spawn("reload", reload(server.clone()));
+    tasks.spawn("health", crate::health::watch_etcd(server.clone()));
+    tasks.spawn("node-authorizer", bootstrap::feed_node_authorizer(server.clone()));
+    tasks.spawn("bootstrap", bootstrap::run(server.clone()));
+    serve(&server, listener, serving, hints);
+    tracing::info!(%address, version = component::version::VERSION, "Serving securely");
+    Ok(Running { address, server })
+}
+
+/// A listener whose queue holds a burst of reconnecting clients.
+fn bind(address: SocketAddr) -> std::io::Result<TcpListener> {
+    let socket = if address.is_ipv4() { tokio::net::TcpSocket::new_v4()? } else { tokio::net::TcpSocket::new_v6()? };
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(4096)
+}
+
+/// Follows certificate authorities and keys on disk.
+async fn reload(server: Arc<Server>) {
+    loop {
+        tokio::time::sleep(Duration::from_secs(20)).await;
+        for error in server.authenticator.reload() {
+            tracing::warn!(err = error, "Failed to reload a file");
+        }
+    }
+}
+
+fn serve(server: &Arc<Server>, listener: TcpListener, serving: Arc<Serving>, hints: Vec<rustls::DistinguishedName>) {
+    let verifier = auth::authn::x509::any_client_cert(hints);
+    let mut tls = rustls::ServerConfig::builder().with_client_cert_verifier(verifier).with_cert_resolver(serving);
+    tls.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    // Resumed sessions keep their client certificate in the ticket's state on this server only.
+    tls.session_storage = rustls::server::ServerSessionMemoryCache::new(4096);
+    let acceptor = TlsAcceptor::from(Arc::new(tls));
+    let slots = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let (server, tasks) = (server.clone(), server.tasks.clone());
+    tasks.clone().spawn("listener", async move {
+        let stop = tasks.token();
+        loop {
+            let Ok(slot) = slots.clone().acquire_owned().await else { return };
+            let accepted = tokio::select! {
+                accepted = listener.accept() => accepted,
+                () = stop.cancelled() => return,
+            };
+            let (stream, address) = match accepted {
+                Ok(accepted) => accepted,
+                Err(error) => {
+                    // Out of descriptors, or the client was gone at once: both pass.
+                    tracing::warn!(err = %error, "Failed to accept a connection");
+                    tokio::time::sleep(Duration::from_millis(20)).await;
+                    continue;
+                }
+            };
+            let (server, acceptor) = (server.clone(), acceptor.clone());
+            tokio::spawn(async move {
+                connection(server, acceptor, stream, address).await;
+                drop(slot);
+            });
+        }
+    });
+}
+
+async fn connection(server: Arc<Server>, acceptor: TlsAcceptor, stream: TcpStream, address: SocketAddr) {
+    let _ = stream.set_nodelay(true);
+    let Ok(Ok(stream)) = tokio::time::timeout(HEAD_TIMEOUT, acceptor.accept(stream)).await else { return };
+    let chain = stream.get_ref().1.peer_certificates().unwrap_or_default().iter().map(|cert| cert.clone().into_owned()).collect();
+    let peer = Arc::new(Peer::new(chain));
+    let stop = server.tasks.token();
+    let service = service_fn(move |request: http::Request<Incoming>| {
+        let (server, peer) = (server.clone(), peer.clone());
+        async move { Ok::<_, std::convert::Infallible>(chain::handle(server, peer, address, request).await) }
+    });
+    let mut builder = auto::Builder::new(TokioExecutor::new());
+    builder.http1().timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT);
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .keep_alive_interval(Some(Duration::from_secs(30)))
+        .keep_alive_timeout(Duration::from_secs(15))
+        .initial_stream_window_size(H2_STREAM_WINDOW)
+        .initial_connection_window_size(H2_CONNECTION_WINDOW)
+        .max_frame_size(H2_FRAME)
+        .max_send_buf_size(H2_SEND_BUFFER)
+        .max_concurrent_streams(H2_STREAMS);
+    let connection = builder.serve_connection_with_upgrades(TokioIo::new(stream), service);
+    tokio::pin!(connection);
+    tokio::select! {
+        _ = connection.as_mut() => return,
+        () = stop.cancelled() => connection.as_mut().graceful_shutdown(),
+    }
+    // Requests under way may end; watches end by themselves when the tasks stop.
+    let _ = tokio::time::timeout(Duration::from_secs(10), connection).await;
+}
