@@ -126,9 +126,7 @@ impl FieldError {
     pub fn body(&self) -> String {
         let text = self.kind.text();
         let mut out = match self.kind {
-            ErrorType::Required | ErrorType::Forbidden | ErrorType::TooLong | ErrorType::TooMany | ErrorType::Internal => {
-                text.to_owned()
-            }
+            ErrorType::Required | ErrorType::Forbidden | ErrorType::TooLong | ErrorType::Internal => text.to_owned(),
             _ => match self.shown.as_deref() {
                 Some("") => text.to_owned(),
                 Some(shown) => format!("{text}: {shown}"),
@@ -235,8 +233,8 @@ impl Errors {
     }
 
     /// More than `max` elements where there are `count`.
-    pub fn too_many(&mut self, path: &Path, max: usize) {
-        self.add(ErrorType::TooMany, path, "", format!("must have at most {max} {}", if max == 1 { "item" } else { "items" }));
+    pub fn too_many(&mut self, path: &Path, count: usize, max: usize) {
+        self.add(ErrorType::TooMany, path, count, format!("must have at most {max} {}", if max == 1 { "item" } else { "items" }));
     }
 
     /// Text longer than `max` bytes.

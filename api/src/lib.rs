@@ -4,6 +4,7 @@
 //! [schema] per kind: decoding with Go's omit rules, unknown and duplicate fields, patches, managed fields, protobuf, OpenAPI.
 
 pub mod apply;
+pub mod discovery;
 pub mod field;
 pub mod kind;
 pub mod lister;
@@ -16,3 +17,4 @@ pub mod schema;
 pub mod selector;
 pub mod status;
 pub mod validation;
+pub mod yaml;
