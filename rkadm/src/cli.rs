@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Parser, Subcommand};
 
-use crate::{command, init, lab};
+use crate::{command, init, join, lab, reset};
 
 /// rkadm: easily bootstrap a secure Kubernetes cluster
 #[derive(Debug, Parser)]
@@ -28,6 +28,12 @@ pub enum Command {
     /// Run this command in order to set up the Kubernetes control plane
     #[command(after_help = crate::phase::help(crate::phase::INIT))]
     Init(Box<init::InitArgs>),
+    /// Run this on any machine you wish to join an existing cluster
+    #[command(after_help = crate::phase::help(crate::phase::JOIN))]
+    Join(Box<join::JoinArgs>),
+    /// Performs a best effort revert of changes made to this host by 'rkadm init' or 'rkadm join'
+    #[command(after_help = crate::phase::help(crate::phase::RESET))]
+    Reset(reset::ResetArgs),
     /// Manage configuration for a kubeadm cluster persisted in a ConfigMap in the cluster
     Config(command::config::ConfigArgs),
     /// Manage bootstrap tokens
@@ -39,7 +45,7 @@ pub enum Command {
     /// Keep one daemon running (used by rkadm itself on hosts without systemd)
     #[command(hide = true)]
     Supervise {
-        /// The unit in /run/rk
+        /// The unit in /var/lib/rk; `boot` starts all of them
         name: String,
     },
 }
@@ -49,10 +55,13 @@ pub async fn run(cli: Cli) -> anyhow::Result<()> {
     let rootfs = cli.rootfs;
     match cli.command {
         Command::Init(args) => init::run(*args, rootfs).await,
+        Command::Join(args) => join::run(*args, rootfs).await,
+        Command::Reset(args) => reset::run(args, rootfs).await,
         Command::Config(args) => command::config::run(args).await,
         Command::Token(args) => command::token::run(args).await,
         Command::Version(args) => command::version::run(args),
         Command::Lab(args) => lab::run(args).await,
+        Command::Supervise { name } if name == "boot" => crate::supervise::boot(),
         Command::Supervise { name } => crate::supervise::run(&name).await,
     }
 }

@@ -5,6 +5,9 @@ pub mod bootstrap_token;
 pub mod certs;
 pub mod control_plane;
 pub mod etcd;
+pub mod join_control_plane;
+pub mod join_kubelet;
+pub mod join_preflight;
 pub mod kubeconfig;
 pub mod kubelet_finalize;
 pub mod kubelet_start;
@@ -21,6 +24,8 @@ use std::pin::Pin;
 use anyhow::bail;
 
 use crate::init::Init;
+use crate::join::Join;
+use crate::reset::{self, Reset};
 
 /// What a phase's function returns.
 pub type Running<'a> = Pin<Box<dyn Future<Output = anyhow::Result<()>> + Send + 'a>>;
@@ -152,6 +157,41 @@ pub const INIT: &[Phase<Init>] = &[
     phase!("show-join-command", "Show the join command for control-plane and worker node", show_join_command::run),
 ];
 
+/// The phases of `join`, in order.
+pub const JOIN: &[Phase<Join>] = &[
+    phase!("preflight", "Run join pre-flight checks", join_preflight::run),
+    group(
+        "control-plane-prepare",
+        "Prepare the machine for serving a control plane",
+        &[
+            phase!(
+                "download-certs",
+                "Download certificates shared among control-plane nodes from the kubeadm-certs Secret",
+                join_control_plane::download_certs
+            ),
+            phase!("certs", "Generate the certificates for the new control plane components", join_control_plane::certs),
+            phase!("kubeconfig", "Generate the kubeconfig for the new control plane components", join_control_plane::kubeconfig),
+            phase!("control-plane", "Generate the manifests for the new control plane components", join_control_plane::manifests),
+        ],
+    ),
+    phase!("kubelet-start", "Write kubelet settings, certificates and (re)start the kubelet", join_kubelet::start),
+    phase!("etcd-join", "Join etcd for control plane nodes", join_control_plane::etcd_join),
+    phase!("kubelet-wait-bootstrap", "Wait for the kubelet to bootstrap itself", join_kubelet::wait),
+    group(
+        "control-plane-join",
+        "Join a machine as a control plane instance",
+        &[phase!("mark-control-plane", "Mark a node as a control-plane", join_control_plane::mark)],
+    ),
+    phase!("wait-control-plane", "Wait for the control plane to start", join_control_plane::wait),
+];
+
+/// The phases of `reset`, in order.
+pub const RESET: &[Phase<Reset>] = &[
+    phase!("preflight", "Run reset pre-flight checks", reset::preflight),
+    phase!("remove-etcd-member", "Remove a local etcd member.", reset::remove_etcd_member),
+    phase!("cleanup-node", "Run cleanup node.", reset::cleanup_node),
+];
+
 /// Runs a whole table but what is skipped (`addon`, `addon/coredns`).
 pub async fn run_all<C>(table: &'static [Phase<C>], context: &mut C, skip: &[String]) -> anyhow::Result<()> {
     check_names(table, skip)?;
@@ -268,18 +308,25 @@ mod tests {
             eprintln!("SKIPPED: no reference data at {}", path.display());
             return;
         };
-        let part = text.split("## kubeadm init\n").nth(1).unwrap().split("\n## ").next().unwrap();
-        let wanted: Vec<String> = part
-            .lines()
-            .filter(|line| !line.starts_with('-'))
-            .map(|line| line.split_whitespace().next().unwrap().to_string())
-            .collect();
+        let wanted = |command: &str| -> Vec<String> {
+            let part = text.split(&format!("## kubeadm {command}\n")).nth(1).unwrap().split("\n## ").next().unwrap();
+            part.lines()
+                .filter(|line| !line.starts_with('-'))
+                .map(|line| line.split_whitespace().next().unwrap().to_string())
+                .collect()
+        };
+        assert_eq!(names(INIT), wanted("init"));
+        assert_eq!(names(JOIN), wanted("join"));
+        assert_eq!(names(RESET), wanted("reset"));
+    }
+
+    fn names<C>(table: &'static [Phase<C>]) -> Vec<String> {
         let mut ours = Vec::new();
-        for phase in INIT {
+        for phase in table {
             ours.push(phase.name.to_string());
             // rk-cni is ours alone.
             ours.extend(phase.phases.iter().filter(|sub| sub.name != "rk-cni").map(|sub| format!("/{}", sub.name)));
         }
-        assert_eq!(ours, wanted);
+        ours
     }
 }

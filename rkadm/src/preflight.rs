@@ -44,6 +44,24 @@ fn warning(check: impl Into<String>, message: impl Into<String>) -> Finding {
     Finding { check: check.into(), message: message.into(), fatal: false }
 }
 
+/// Where the settings that a node needs are kept over a reboot.
+pub const SYSCTL_FILE: &str = "/etc/sysctl.d/99-rk.conf";
+
+/// What can be put right without asking is put right, and said: a node without forwarding is of no use to anybody.
+pub fn prepare(facts: &mut Facts, dry: bool) {
+    if facts.host.ipv4_forwarding || dry || !facts.host.root {
+        return;
+    }
+    if std::fs::write("/proc/sys/net/ipv4/ip_forward", "1").is_ok() {
+        facts.host.ipv4_forwarding = true;
+        let kept = pki::Files::host()
+            .write(SYSCTL_FILE, pki::files::PUBLIC, "# Written by rkadm: pods on other nodes.\nnet.ipv4.ip_forward = 1\n")
+            .is_ok();
+        let kept = if kept { format!(", kept in {SYSCTL_FILE}") } else { String::new() };
+        crate::say::phase("preflight", &format!("Switched on net.ipv4.ip_forward{kept}"));
+    }
+}
+
 /// Smallest host for a control plane. kubeadm asks for 2 processors and 1700 MB; rk's control plane needs a tenth of upstream's memory.
 pub const MIN_CPUS: usize = 2;
 pub const MIN_MEMORY_MIB: u64 = 900;

@@ -1,6 +1,6 @@
 //! `rkadm supervise`: keeps one daemon running on hosts without systemd: restart with backoff, a log, pid files in /run/rk.
 //!
-//! One supervisor per daemon, detached from the terminal that started it. It reads its instructions from `/run/rk/NAME.json` at every
+//! One supervisor per daemon, detached from the terminal that started it. It reads its instructions from `/var/lib/rk/NAME.json` at every
 //! start of the daemon, so that editing the kubelet's environment files and killing the kubelet is enough to change its flags.
 
 use std::path::{Path, PathBuf};
@@ -12,6 +12,8 @@ use nix::unistd::Pid;
 use serde::{Deserialize, Serialize};
 
 pub const RUN_DIR: &str = "/run/rk";
+/// Instructions survive a reboot, so that `supervise boot` can go on with them.
+pub const UNIT_DIR: &str = "/var/lib/rk";
 /// First pause before a restart; doubles up to [`MAX_BACKOFF`].
 const MIN_BACKOFF: Duration = Duration::from_millis(200);
 /// As the kubelet's unit: RestartSec=10.
@@ -49,7 +51,7 @@ impl Unit {
 }
 
 fn unit_path(name: &str) -> PathBuf {
-    Path::new(RUN_DIR).join(format!("{name}.json"))
+    Path::new(UNIT_DIR).join(format!("{name}.json"))
 }
 
 fn supervisor_pid_path(name: &str) -> PathBuf {
@@ -91,6 +93,21 @@ pub fn start(unit: &Unit) -> anyhow::Result<()> {
         .stderr(log)
         .spawn()
         .context("cannot start the supervisor")?;
+    Ok(())
+}
+
+/// `rkadm supervise boot`: after the power came back, everything that was supervised is again.
+pub fn boot() -> anyhow::Result<()> {
+    let entries = std::fs::read_dir(UNIT_DIR).into_iter().flatten().flatten();
+    let mut names: Vec<String> =
+        entries.filter_map(|entry| entry.file_name().to_string_lossy().strip_suffix(".json").map(str::to_string)).collect();
+    // containerd before kubelet.
+    names.sort();
+    for name in names {
+        let unit: Unit = serde_json::from_slice(&std::fs::read(unit_path(&name))?)
+            .with_context(|| format!("{} is damaged", unit_path(&name).display()))?;
+        start(&unit)?;
+    }
     Ok(())
 }
 

@@ -13,7 +13,8 @@ const ETCD_PORTS: [u16; 3] = [2379, 2380, 2381];
 
 pub async fn run(init: &mut Init) -> anyhow::Result<()> {
     let started = Instant::now();
-    let facts = control_plane_facts(&init.node, init.node.files.is_dry());
+    let mut facts = control_plane_facts(&init.node, init.node.files.is_dry());
+    preflight::prepare(&mut facts, init.node.dry_run);
     preflight::judge(preflight::check(&facts), &init.node.ignore)?;
     if init.node.dry_run {
         say::phase("preflight", "Would import these images where they are missing:");

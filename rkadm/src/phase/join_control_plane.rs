@@ -1,0 +1,143 @@
+//! One more control plane: shared certificates, own certificates, static pods, an etcd member.
+
+use std::time::Instant;
+
+use anyhow::{Context as _, bail};
+use pki::tree::{self, CERTIFICATES};
+
+use crate::join::Join;
+use crate::{etcd, say};
+
+fn wanted(join: &Join) -> bool {
+    join.join.control_plane.is_some()
+}
+
+/// Certificates that all control planes share, from the Secret kubeadm-certs.
+pub async fn download_certs(join: &mut Join) -> anyhow::Result<()> {
+    let key = match &join.join.control_plane {
+        Some(control_plane) if !control_plane.certificate_key.is_empty() => control_plane.certificate_key.clone(),
+        _ => return Ok(()),
+    };
+    join.learn().await?;
+    let api = join.bootstrap.clone().context("discovery has run")?;
+    let written = super::upload_certs::download(&mut join.node, &api, &key).await?;
+    say::phase("download-certs", &format!("Downloaded {written} shared certificates and keys"));
+    Ok(())
+}
+
+/// This node's own certificates, signed by the shared authorities.
+pub async fn certs(join: &mut Join) -> anyhow::Result<()> {
+    if !wanted(join) {
+        return Ok(());
+    }
+    join.learn().await?;
+    let started = Instant::now();
+    let dir = join.node.pki_dir();
+    let external = join.node.cluster.etcd.external.is_some();
+    let needed = CERTIFICATES.iter().filter(|item| !(item.etcd && external));
+    let mut missing: Vec<String> = Vec::new();
+    for item in needed.clone().filter(|item| item.authority.is_none()) {
+        if !join.node.files.exists(item.certificate_path(&dir)) {
+            missing.push(item.certificate_path(&dir).display().to_string());
+        }
+    }
+    if !join.node.files.exists(dir.join("sa.key")) {
+        missing.push(dir.join("sa.key").display().to_string());
+    }
+    if !missing.is_empty() {
+        bail!(
+            "a control plane needs the cluster's authorities, and {} missing here: give --certificate-key (`rkadm init phase upload-certs \
+             --upload-certs` on a control-plane node prints one), or copy them from there",
+            if missing.len() == 1 { format!("{} is", missing[0]) } else { format!("{} are", missing.join(", ")) }
+        );
+    }
+    let ca = tree::authority_certificate(&join.node.files, &dir, "ca")?;
+    let info = join.cluster_info.as_ref().context("discovery has run")?;
+    if !pki::Certificate::chain_from_pem(&info.certificate_authority)?.iter().any(|known| known.der() == ca.der()) {
+        bail!(
+            "{} is not the CA of the cluster at {}: remove it (`rkadm reset`) and join again",
+            dir.join("ca.crt").display(),
+            info.server
+        );
+    }
+    let mut made = 0;
+    for item in needed {
+        made += usize::from(crate::node::created(join.node.ensure_certificate(item)?));
+    }
+    say::phase("certs", &format!("Generated {made} certificates in {} {}", dir.display(), say::took(started)));
+    Ok(())
+}
+
+pub async fn kubeconfig(join: &mut Join) -> anyhow::Result<()> {
+    if !wanted(join) {
+        return Ok(());
+    }
+    join.learn().await?;
+    for phase in ["admin", "controller-manager", "scheduler"] {
+        join.node.ensure_kubeconfig(phase, false)?;
+    }
+    say::phase("kubeconfig", "Kubeconfigs are in /etc/kubernetes");
+    Ok(())
+}
+
+pub async fn manifests(join: &mut Join) -> anyhow::Result<()> {
+    if !wanted(join) {
+        return Ok(());
+    }
+    join.learn().await?;
+    for component in ["kube-apiserver", "kube-controller-manager", "kube-scheduler"] {
+        join.node.write_manifest(component, &[])?;
+    }
+    say::phase(
+        "control-plane",
+        &format!("Static pods of {} are in {}", join.node.cluster.kubernetes_version, crate::manifest::DIR),
+    );
+    Ok(())
+}
+
+/// Adds this host's etcd to the cluster: as a learner first, so that a host that never starts does not cost the quorum.
+pub async fn etcd_join(join: &mut Join) -> anyhow::Result<()> {
+    if !wanted(join) || join.node.cluster.etcd.local.is_none() {
+        return Ok(());
+    }
+    join.learn().await?;
+    if join.node.dry_run {
+        println!("[dryrun] Would add this host's etcd to the cluster");
+        return Ok(());
+    }
+    let started = Instant::now();
+    // The local API server waits for the local etcd: the cluster is asked through the shared endpoint.
+    let api = join.node.api().await?;
+    let others = etcd::endpoints(&api, None).await?;
+    if others.is_empty() {
+        bail!("no etcd member is known in the cluster: no pod labelled component=etcd carries its client URL");
+    }
+    super::etcd::make_data_dir(&join.node)?;
+    let mut client = etcd::connect(&join.node.files, &join.node.pki_dir(), &others, join.node.timeouts.etcd_api_call).await?;
+    let peer = format!("https://{}", crate::endpoint::join(&join.node.address().to_string(), 2380));
+    let (id, members) = etcd::add_learner(&mut client, join.node.name(), &peer, join.node.timeouts.etcd_api_call).await?;
+    join.node.write_manifest("etcd", &members)?;
+    etcd::promote(&mut client, id, join.node.timeouts.etcd_api_call).await?;
+    say::phase("etcd", &format!("This host is an etcd member, one of {} {}", members.len(), say::took(started)));
+    Ok(())
+}
+
+pub async fn mark(join: &mut Join) -> anyhow::Result<()> {
+    if !wanted(join) {
+        return Ok(());
+    }
+    join.learn().await?;
+    super::mark_control_plane::mark(&mut join.node).await
+}
+
+pub async fn wait(join: &mut Join) -> anyhow::Result<()> {
+    if !wanted(join) {
+        return Ok(());
+    }
+    if join.node.dry_run {
+        println!("[dryrun] Would wait for the control plane of this host");
+        return Ok(());
+    }
+    join.learn().await?;
+    super::wait_control_plane::wait(&mut join.node).await
+}
