@@ -33,6 +33,8 @@ pub struct Join {
 
 #[derive(Debug, Args)]
 pub struct JoinArgs {
+    /// The API server's HOST:PORT
+    endpoint: Option<String>,
     #[command(flatten)]
     flags: JoinFlags,
     #[command(subcommand)]
@@ -54,8 +56,6 @@ enum JoinCommand {
 
 #[derive(Debug, Args, Clone)]
 struct JoinFlags {
-    /// The API server's HOST:PORT
-    endpoint: Option<String>,
     /// If the node should host a new control plane instance, the IP address the API Server will advertise it's listening on
     #[arg(long)]
     apiserver_advertise_address: Option<String>,
@@ -117,17 +117,18 @@ struct JoinFlags {
 
 /// Runs `join` or one of its phases.
 pub async fn run(args: JoinArgs, rootfs: Option<PathBuf>) -> anyhow::Result<()> {
-    let (mut flags, mut words) = match args.phase {
+    let (flags, mut words) = match args.phase {
         Some(JoinCommand::Phase { names, flags }) => (*flags, Some(names)),
         None => (args.flags, None),
     };
-    if let Some(words) = &mut words {
+    let mut endpoint = args.endpoint;
+    if let Some(words) = &mut words
         // `join phase kubelet-start 10.0.0.1:6443 --token …`: the endpoint comes after the phase's words.
-        if let Some(at) = words.iter().position(|word| word.contains(':')) {
-            flags.endpoint = Some(words.remove(at));
-        }
+        && let Some(at) = words.iter().position(|word| word.contains(':'))
+    {
+        endpoint = Some(words.remove(at));
     }
-    let mut join = resolve(flags, rootfs)?;
+    let mut join = resolve(flags, endpoint, rootfs)?;
     match words {
         None => {
             let skip = join.join.skip_phases.clone();
@@ -171,9 +172,8 @@ fn conclude(join: &Join) {
     println!("Run 'kubectl get nodes' on the control-plane to see this node join the cluster.\n");
 }
 
-fn resolve(flags: JoinFlags, rootfs: Option<PathBuf>) -> anyhow::Result<Join> {
+fn resolve(flags: JoinFlags, endpoint: Option<String>, rootfs: Option<PathBuf>) -> anyhow::Result<Join> {
     let JoinFlags {
-        endpoint,
         apiserver_advertise_address,
         apiserver_bind_port,
         certificate_key,
