@@ -32,6 +32,9 @@ pub struct Context {
     pub name: &'static str,
     /// Speaks with the controller's own credentials.
     pub client: Client,
+    /// The process's own identity on a connection of its own, for the garbage collector's many watches: a server allows only so
+    /// many streams on one connection, and requests must not wait for watches to end.
+    pub watches: Client,
     pub config: Arc<Config>,
     pub tasks: Tasks,
     pub informers: Informers,

@@ -70,6 +70,7 @@ pub async fn start(config: Arc<Config>, tasks: Tasks) -> anyhow::Result<Running>
         ..connect::Options::default()
     };
     let own = connect::connect(&connection(None)).await?;
+    let watches = connect::connect(&connection(None)).await?;
     let clients = if options.use_service_account_credentials {
         // A token instead of the kubeconfig's credentials; each request replaces it with the one of its service account.
         let anonymous = connect::connect(&connection(Some("none".to_owned()))).await?;
@@ -86,7 +87,7 @@ pub async fn start(config: Arc<Config>, tasks: Tasks) -> anyhow::Result<Running>
         let options = &lead_config.options;
         if !options.leader_elect {
             let controllers = lead_tasks.child();
-            lead(&lead_config, &clients, &lead_client, controllers.clone()).await;
+            lead(&lead_config, &clients, &lead_client, &watches, controllers.clone()).await;
             lead_tasks.stopping().await;
             controllers.stop_and_wait(options.controller_shutdown_timeout).await;
             return Ok(());
@@ -98,10 +99,10 @@ pub async fn start(config: Arc<Config>, tasks: Tasks) -> anyhow::Result<Running>
             retry_period: options.leader_elect_retry_period,
             ..leader::Config::new(&options.leader_elect_resource_name)
         };
-        let (config, clients, own) = (Arc::clone(&lead_config), clients.clone(), lead_client.clone());
+        let (config, clients, own, watches) = (Arc::clone(&lead_config), clients.clone(), lead_client.clone(), watches.clone());
         let stop = lead_tasks.clone();
         let released = leader::run(lead_client, election, &lead_tasks, move |tasks| async move {
-            lead(&config, &clients, &own, tasks).await;
+            lead(&config, &clients, &own, &watches, tasks).await;
         })
         .await;
         stop.stop();
@@ -112,13 +113,14 @@ pub async fn start(config: Arc<Config>, tasks: Tasks) -> anyhow::Result<Running>
 }
 
 /// Starts every selected controller. One that cannot start ends the process: half a controller manager is worse than none.
-async fn lead(config: &Arc<Config>, clients: &Clients, own: &kube::Client, tasks: Tasks) {
+async fn lead(config: &Arc<Config>, clients: &Clients, own: &kube::Client, watches: &kube::Client, tasks: Tasks) {
     let informers = Informers::new(own.clone(), tasks.clone());
     let recorder = Recorder::new(own.clone(), &tasks, COMPONENT, "");
     for row in CONTROLLERS.iter().filter(|row| config.controllers.contains(&row.name)) {
         let ctx = Context {
             name: row.name,
             client: clients.of(row.account),
+            watches: watches.clone(),
             config: Arc::clone(config),
             tasks: tasks.clone(),
             informers: informers.clone(),
