@@ -1,11 +1,20 @@
 //! Chooses a node for each pod.
 //!
-//! [`object`] is what it reads, [`cluster`] what it knows, [`plugin`] the rules, [`schedule`] the decision.
+//! [`object`] is what it reads, [`cluster`] what it knows, [`plugin`] the rules, [`schedule`] the decision, [`queue`] who is next,
+//! [`scheduler`] the loop, [`bind`] what it does to the world. [`run`] puts them together.
 
+pub mod bind;
 pub mod cluster;
 pub mod config;
 pub mod event;
+pub mod metrics;
 pub mod object;
+pub mod options;
 pub mod plugin;
+pub mod queue;
+pub mod run;
 pub mod schedule;
+pub mod scheduler;
+pub mod serving;
 pub mod stores;
+pub mod watch;

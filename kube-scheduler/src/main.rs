@@ -1,1 +1,32 @@
-fn main() {}
+//! The kube-scheduler binary: parse, validate, run.
+
+use std::process::ExitCode;
+
+use clap::Parser as _;
+use kube_scheduler::options::Options;
+use kube_scheduler::run::{Config, run};
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+fn main() -> ExitCode {
+    let options = Options::parse_from(component::flags::normalize(std::env::args_os()));
+    if options.version.is_some() {
+        use std::io::Write as _;
+        let _ = writeln!(std::io::stdout(), "Kubernetes {}", component::version::VERSION);
+        return ExitCode::SUCCESS;
+    }
+    component::logging::init_format(options.v, &options.logging_format);
+    component::install_crypto();
+    let result = Config::new(options).and_then(|config| {
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+        runtime.block_on(run(config))
+    });
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!(err = format!("{error:#}"), "kube-scheduler failed");
+            ExitCode::FAILURE
+        }
+    }
+}

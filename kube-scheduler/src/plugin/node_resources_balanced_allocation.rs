@@ -1,4 +1,4 @@
-//! Nodes score by how evenly their resources would be used.
+//! Nodes score by how much more evenly their resources would be used with the pod.
 //!
 //! Upstream: pkg/scheduler/framework/plugins/noderesources/balanced_allocation.go
 
@@ -29,25 +29,34 @@ struct Balanced<'a> {
 impl Score for Balanced<'_> {
     fn score(&self, _idx: NodeIdx, node: &NodeInfo) -> i64 {
         let Some(allocatable) = node.node.as_ref().map(|node| &node.allocatable) else { return 0 };
-        let mut fractions: SmallVec<[f64; 4]> = SmallVec::new();
+        let (mut with, mut without): (Fractions, Fractions) = Default::default();
         for name in self.resources {
             let (capacity, own) = (allocatable.get(name), self.pod.spec.requests.get(name));
             let extended = !matches!(name.as_str(), "cpu" | "memory" | "ephemeral-storage");
             if capacity == 0 || (extended && own == 0) {
                 continue;
             }
-            let requested = node.requested.get(name) + own;
-            fractions.push((requested as f64 / capacity as f64).min(1.0));
+            let used = node.requested.get(name);
+            with.push(((used + own) as f64 / capacity as f64).min(1.0));
+            without.push((used as f64 / capacity as f64).min(1.0));
         }
-        let deviation = match fractions.as_slice() {
-            [] | [_] => 0.0,
-            [one, other] => ((one - other) / 2.0).abs(),
-            many => {
-                let mean = many.iter().sum::<f64>() / many.len() as f64;
-                (many.iter().map(|fraction| (fraction - mean) * (fraction - mean)).sum::<f64>() / many.len() as f64).sqrt()
-            }
-        };
-        // Truncates, as upstream does.
-        ((1.0 - deviation) * MAX_SCORE as f64) as i64
+        // What the pod changes counts: 75 for nothing, 100 from quite uneven to even, 50 the other way round.
+        MAX_SCORE / 2 + (MAX_SCORE / 2 + evenness(&with) - evenness(&without)) / 2
     }
+}
+
+type Fractions = SmallVec<[f64; 4]>;
+
+/// 100 where all fractions are the same, 50 where they are as far apart as can be.
+fn evenness(fractions: &[f64]) -> i64 {
+    let deviation = match fractions {
+        [] | [_] => 0.0,
+        [one, other] => ((one - other) / 2.0).abs(),
+        many => {
+            let mean = many.iter().sum::<f64>() / many.len() as f64;
+            (many.iter().map(|fraction| (fraction - mean) * (fraction - mean)).sum::<f64>() / many.len() as f64).sqrt()
+        }
+    };
+    // Truncates, as upstream does.
+    ((1.0 - deviation) * MAX_SCORE as f64) as i64
 }

@@ -1,3 +1,4 @@
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use rand::SeedableRng;
@@ -60,7 +61,7 @@ fn decisions_are_upstreams_in_its_recorded_clusters() {
     let answers: Value = serde_json::from_str(&answers).unwrap();
     let (stores, profile) = (Stores::default(), Profile::named("default-scheduler"));
     let mut wrong = Vec::new();
-    let mut compared = 0;
+    let (mut compared, mut ties) = (0, 0);
     for (seed, answer) in answers.as_object().unwrap() {
         let message = answer["message"].as_str();
         if message.is_some_and(|message| message.starts_with("refused")) {
@@ -84,19 +85,22 @@ fn decisions_are_upstreams_in_its_recorded_clusters() {
         value["metadata"]["uid"] = "p0".into();
         let subject = pod(value);
         let chosen: Vec<&str> = answer["chosen"].as_array().unwrap().iter().filter_map(Value::as_str).collect();
-        for tie in 0..4 {
-            let got = decide(&mut cluster, &stores, &profile, &subject, tie);
-            let right = match (&got, message) {
-                (Ok(name), None) => chosen.contains(&name.as_str()),
-                (Err(text), Some(message)) => text == message,
-                _ => false,
-            };
-            if !right {
-                wrong.push(format!("{seed}: want {answer}, got {got:?}"));
-                break;
+        // Ties are broken at random, here and there; a recording of some tries may have seen one side only.
+        let got: BTreeSet<_> = (0..16).map(|tie| decide(&mut cluster, &stores, &profile, &subject, tie)).collect();
+        let right = match message {
+            Some(message) => got.iter().all(|got| got.as_ref().err().is_some_and(|text| text == message)),
+            None => {
+                !chosen.is_empty()
+                    && chosen.iter().all(|name| got.contains(&Ok((*name).to_owned())))
+                    && got.iter().all(Result::is_ok)
             }
+        };
+        ties += usize::from(got.len() > 1);
+        if !right {
+            wrong.push(format!("{seed}: want {answer}, got {got:?}"));
         }
     }
+    assert!(ties * 20 < compared, "{ties} ties of {compared}: the scores do not tell nodes apart");
     assert!(compared > 100, "{compared}");
     assert!(wrong.is_empty(), "{} of {compared} wrong:\n{}", wrong.len(), wrong.join("\n"));
 }

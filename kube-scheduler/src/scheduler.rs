@@ -1,0 +1,404 @@
+//! The loop: take a pod, decide, assume, and let binding go on beside the next decision.
+//!
+//! One lock guards cluster and queues; it is held for a decision (some tens of microseconds) and for noting an event, never across
+//! an await.
+//!
+//! Upstream: pkg/scheduler/{scheduler,schedule_one,eventhandlers}.go
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use component::tasks::Tasks;
+use parking_lot::Mutex;
+use rand::SeedableRng;
+use rand::rngs::SmallRng;
+use tokio::sync::{Notify, Semaphore};
+use tokio::time::Instant;
+
+use crate::bind::Effects;
+use crate::cluster::Cluster;
+use crate::config::Profile;
+use crate::event::Event;
+use crate::metrics;
+use crate::object::Named;
+use crate::object::node::Node;
+use crate::object::pod::Pod;
+use crate::plugin::default_preemption::{Outcome, preempt};
+use crate::plugin::dynamic_resources::POST_FILTER_MESSAGE;
+use crate::plugin::volume_binding::{self, Plan};
+use crate::queue::{Backoff, Queue, Waiting};
+use crate::schedule::{Attempt, Diagnosis, Rotation};
+use crate::stores::Stores;
+
+/// Bindings under way at once; the next decision waits for a place. Each is one request.
+const MAX_BINDING: usize = 128;
+
+/// The scheduler. Cheap to clone.
+#[derive(Clone)]
+pub struct Scheduler(Arc<Shared>);
+
+struct Shared {
+    core: Mutex<Core>,
+    wake: Notify,
+    stores: Stores,
+    profiles: HashMap<String, Arc<Profile>>,
+}
+
+/// What the lock guards.
+struct Core {
+    cluster: Cluster,
+    queue: Queue,
+    rotation: Rotation,
+    rng: SmallRng,
+}
+
+/// What came of one try.
+pub enum Step {
+    /// Bind the pod to the node.
+    Bind(Box<Bind>),
+    /// It fits nowhere.
+    Refused(Box<Refused>),
+    /// The pod is not to be tried (it is being deleted).
+    Skipped,
+}
+
+/// A pod and its node.
+pub struct Bind {
+    /// The pod.
+    pub waiting: Waiting,
+    /// The node's name.
+    pub node: String,
+    /// Its volumes.
+    pub plan: Plan,
+    /// When the try began.
+    pub started: Instant,
+    /// How many nodes were looked at, and how many would have done.
+    pub evaluated: (usize, usize),
+}
+
+/// A pod that fits nowhere.
+pub struct Refused {
+    /// The pod.
+    pub pod: Arc<Pod>,
+    /// Why, for people.
+    pub message: String,
+    /// A new nomination: `Some("")` voids the old one.
+    pub nominate: Option<String>,
+    /// Pods that must go.
+    pub victims: Vec<Arc<Pod>>,
+    /// Pods of lower priority whose nomination is void now.
+    pub outbid: Vec<Arc<Pod>>,
+}
+
+impl Scheduler {
+    /// A scheduler with these profiles, by `schedulerName`.
+    pub fn new(profiles: Vec<Profile>, backoff: Backoff, stores: Stores) -> Self {
+        let core = Core {
+            cluster: Cluster::default(),
+            queue: Queue::new(backoff),
+            rotation: Rotation::default(),
+            rng: SmallRng::from_os_rng(),
+        };
+        let profiles = profiles.into_iter().map(|profile| (profile.name.clone(), Arc::new(profile))).collect();
+        Self(Arc::new(Shared { core: Mutex::new(core), wake: Notify::new(), stores, profiles }))
+    }
+
+    /// Everything that plugins look up besides nodes and pods.
+    pub fn stores(&self) -> &Stores {
+        &self.0.stores
+    }
+
+    /// The profile of a pod, if it is ours to place.
+    pub fn profile(&self, pod: &Pod) -> Option<&Arc<Profile>> {
+        self.0.profiles.get(&pod.spec.scheduler_name)
+    }
+
+    /// Notes a pod as it is now; `old` is what it was before.
+    pub fn upsert_pod(&self, old: Option<&Arc<Pod>>, new: &Arc<Pod>) {
+        if new.is_terminal() {
+            return self.remove_pod(new);
+        }
+        let now = Instant::now();
+        let mut core = self.0.core.lock();
+        if new.node_name.is_empty() {
+            let assumed = core.cluster.placed(new.uid()).is_some();
+            if assumed || self.profile(new).is_none() {
+                return;
+            }
+            if new.terminating() {
+                core.queue.remove(new.uid());
+                core.cluster.nominated.remove(new.uid());
+                return;
+            }
+            if !new.nominated.is_empty() || old.is_some_and(|old| !old.nominated.is_empty()) {
+                core.cluster.nominated.set(new.clone(), &new.nominated);
+            }
+            core.queue.upsert(new.clone(), now);
+            metrics::INCOMING.with_label_values(&["PodAdd", "active"]).inc();
+        } else {
+            let uid = new.uid();
+            let before = core.cluster.placed(uid);
+            core.queue.remove(uid);
+            core.cluster.nominated.remove(uid);
+            core.cluster.upsert_pod(new.clone());
+            let event = match (old, before) {
+                (Some(old), Some((_, false))) => Event::AssignedPodUpdated(old.clone(), new.clone()),
+                // Confirmed as assumed: nothing new for others but what assuming it was.
+                (_, Some((_, true))) => Event::AssignedPodAdded(new.clone()),
+                _ => Event::AssignedPodAdded(new.clone()),
+            };
+            core.queue.on_event(&event, now);
+        }
+        drop(core);
+        self.0.wake.notify_one();
+    }
+
+    /// Notes that a pod is gone, or needs its node no more.
+    pub fn remove_pod(&self, pod: &Arc<Pod>) {
+        let mut core = self.0.core.lock();
+        core.queue.remove(pod.uid());
+        let nominated = core.cluster.nominated.node_of(pod.uid()).is_some();
+        core.cluster.nominated.remove(pod.uid());
+        let placed = core.cluster.placed(pod.uid()).is_some();
+        core.cluster.remove_pod(pod.uid());
+        if placed || nominated {
+            core.queue.on_event(&Event::AssignedPodDeleted(pod.clone()), Instant::now());
+            drop(core);
+            self.0.wake.notify_one();
+        }
+    }
+
+    /// Notes a node as it is now.
+    pub fn upsert_node(&self, old: Option<&Arc<Node>>, new: &Arc<Node>) {
+        let mut core = self.0.core.lock();
+        core.cluster.upsert_node(new.clone());
+        let event = match old {
+            Some(old) => Event::NodeUpdated(old.clone(), new.clone()),
+            None => Event::NodeAdded(new.clone()),
+        };
+        if core.queue.on_event(&event, Instant::now()) > 0 {
+            drop(core);
+            self.0.wake.notify_one();
+        }
+    }
+
+    /// Notes that a node is gone.
+    pub fn remove_node(&self, name: &str) {
+        self.0.core.lock().cluster.remove_node(name);
+    }
+
+    /// Notes anything else that may help a waiting pod.
+    pub fn on_event(&self, event: &Event) {
+        if self.0.core.lock().queue.on_event(event, Instant::now()) > 0 {
+            self.0.wake.notify_one();
+        }
+    }
+
+    /// Tries the next pod, if one is ready. What follows from it is the caller's to do, see [`Effects`].
+    pub fn step(&self) -> Option<Step> {
+        let started = Instant::now();
+        let mut core = self.0.core.lock();
+        let waiting = core.queue.pop(started)?;
+        let pod = waiting.pod.clone();
+        let Some(profile) = self.profile(&pod).cloned() else { return Some(Step::Skipped) };
+        if pod.terminating() {
+            core.queue.remove(pod.uid());
+            return Some(Step::Skipped);
+        }
+        let Core { cluster, queue, rotation, rng } = &mut *core;
+        cluster.refresh();
+        let (decision, post) = decide(cluster, &self.0.stores, &profile, &pod, rotation, rng);
+        metrics::ALGORITHM_SECONDS.observe(started.elapsed().as_secs_f64());
+        match decision {
+            Ok((node, plan, evaluated)) => {
+                let name = cluster.node(node).name.to_string();
+                cluster.nominated.remove(pod.uid());
+                let mut assumed = Pod::clone(&pod);
+                assumed.node_name.clone_from(&name);
+                cluster.assume(Arc::new(assumed), node);
+                assume_volumes(&self.0.stores, &plan, &name);
+                Some(Step::Bind(Box::new(Bind { waiting, node: name, plan, started, evaluated })))
+            }
+            Err(diagnosis) => {
+                let total = cluster.order().len();
+                let mut refused =
+                    Refused { message: String::new(), nominate: None, victims: Vec::new(), outbid: Vec::new(), pod: pod.clone() };
+                let mut by = diagnosis.plugins();
+                let text = match post {
+                    None => None,
+                    Some(Outcome::NotEligible(why)) => Some(why.to_owned()),
+                    Some(Outcome::Hopeless(why)) => {
+                        if !pod.nominated.is_empty() || cluster.nominated.node_of(pod.uid()).is_some() {
+                            refused.nominate = Some(String::new());
+                            cluster.nominated.remove(pod.uid());
+                        }
+                        Some(why)
+                    }
+                    Some(Outcome::Found(candidate)) => {
+                        let node = cluster.node(candidate.node).name.to_string();
+                        metrics::VICTIMS.observe(candidate.victims.len() as f64);
+                        let lower = cluster.nominated.on(&node).iter().filter(|other| other.spec.priority < pod.spec.priority);
+                        refused.outbid = lower.cloned().collect();
+                        for other in &refused.outbid {
+                            cluster.nominated.remove(other.uid());
+                        }
+                        cluster.nominated.set(pod.clone(), &node);
+                        refused.nominate = Some(node);
+                        refused.victims = candidate.victims;
+                        by.push("DefaultPreemption");
+                        None
+                    }
+                };
+                let text = text.map(|text| format!("{POST_FILTER_MESSAGE}, preemption: {text}"));
+                refused.message = diagnosis.message(total, text.as_deref());
+                queue.refused(pod.uid(), by, started);
+                Some(Step::Refused(Box::new(refused)))
+            }
+        }
+    }
+
+    /// The pod could not be bound: it gives its place up and is tried again after a while.
+    pub fn unbind(&self, pod: &Arc<Pod>, plan: &Plan) {
+        forget_volumes(&self.0.stores, plan);
+        let now = Instant::now();
+        let mut core = self.0.core.lock();
+        if core.cluster.placed(pod.uid()).is_some_and(|(_, assumed)| assumed) {
+            core.cluster.remove_pod(pod.uid());
+            core.queue.on_event(&Event::AssignedPodDeleted(pod.clone()), now);
+        }
+        core.queue.failed(pod.uid(), now);
+        drop(core);
+        self.0.wake.notify_one();
+    }
+
+    /// Schedules until `tasks` stop.
+    pub async fn run(self, effects: Effects, tasks: Tasks) {
+        let permits = Arc::new(Semaphore::new(MAX_BINDING));
+        let stop = tasks.token();
+        loop {
+            let Some(Ok(permit)) = stop.run_until_cancelled(permits.clone().acquire_owned()).await else { return };
+            match self.step() {
+                Some(step) => {
+                    let (scheduler, effects) = (self.clone(), effects.clone());
+                    match step {
+                        Step::Skipped => {}
+                        Step::Bind(bind) => tasks.spawn("bind", async move {
+                            effects.bind(&scheduler, *bind).await;
+                            drop(permit);
+                        }),
+                        Step::Refused(refused) => tasks.spawn("refuse", async move {
+                            effects.refuse(&scheduler, *refused).await;
+                            drop(permit);
+                        }),
+                    }
+                    // Let watch events and bindings in between decisions.
+                    tokio::task::yield_now().await;
+                }
+                None => {
+                    drop(permit);
+                    let due = self.measure();
+                    let sleep = async {
+                        match due {
+                            Some(due) => tokio::time::sleep_until(due).await,
+                            None => std::future::pending().await,
+                        }
+                    };
+                    tokio::select! {
+                        () = stop.cancelled() => return,
+                        () = self.0.wake.notified() => {}
+                        () = sleep => {}
+                    }
+                }
+            }
+        }
+    }
+
+    /// Sets the gauges; when something falls due.
+    fn measure(&self) -> Option<Instant> {
+        let core = self.0.core.lock();
+        let lengths = core.queue.lengths();
+        for (queue, length) in [
+            ("active", lengths.active),
+            ("backoff", lengths.backoff),
+            ("unschedulable", lengths.unschedulable),
+            ("gated", lengths.gated),
+        ] {
+            metrics::PENDING.with_label_values(&[queue]).set(length as i64);
+        }
+        let (pods, assumed) = core.cluster.counts();
+        for (kind, count) in [("nodes", core.cluster.order().len()), ("pods", pods), ("assumed_pods", assumed)] {
+            metrics::CACHE_SIZE.with_label_values(&[kind]).set(count as i64);
+        }
+        core.queue.next_due()
+    }
+}
+
+type Decision = Result<(crate::cluster::NodeIdx, Plan, (usize, usize)), Diagnosis>;
+
+/// Chooses a node, and volumes there; where there is none, sees whether others can make room.
+fn decide(
+    cluster: &Cluster,
+    stores: &Stores,
+    profile: &Profile,
+    pod: &Pod,
+    rotation: &mut Rotation,
+    rng: &mut SmallRng,
+) -> (Decision, Option<Outcome>) {
+    let mut attempt = match Attempt::begin(cluster, stores, profile, pod) {
+        Ok(attempt) => attempt,
+        Err(diagnosis) => {
+            let total = cluster.order().len();
+            if total == 0 {
+                return (Err(Diagnosis { no_nodes: true, ..diagnosis }), None);
+            }
+            // No node can help, and upstream says that in these words.
+            let why = format!("0/{total} nodes are available: {total} Preemption is not helpful for scheduling.");
+            return (Err(diagnosis), profile.preempts.then_some(Outcome::Hopeless(why)));
+        }
+    };
+    match attempt.choose(rotation, rng) {
+        Ok(choice) => {
+            let plan = match &cluster.node(choice.node).node {
+                Some(node) if !pod.spec.volumes.is_empty() => volume_binding::plan(stores, pod, node).unwrap_or_default(),
+                _ => Plan::default(),
+            };
+            (Ok((choice.node, plan, (choice.evaluated, choice.feasible))), None)
+        }
+        Err(diagnosis) if diagnosis.no_nodes || !profile.preempts => (Err(diagnosis), None),
+        Err(diagnosis) => {
+            metrics::PREEMPTIONS.inc();
+            let outcome = preempt(&mut attempt, &diagnosis, rotation.start);
+            (Err(diagnosis), Some(outcome))
+        }
+    }
+}
+
+/// Takes the planned volumes at once, so that the next pod does not.
+fn assume_volumes(stores: &Stores, plan: &Plan, node: &str) {
+    for (claim, volume) in &plan.bind {
+        let mut taken = (**volume).clone();
+        taken.claim = (claim.key(), claim.uid().to_owned());
+        stores.volumes.put(volume.name(), Arc::new(taken));
+    }
+    for claim in &plan.provision {
+        let mut waiting = (**claim).clone();
+        node.clone_into(&mut waiting.selected_node);
+        stores.claims.put(&claim.key(), Arc::new(waiting));
+    }
+}
+
+/// Gives planned volumes back, where nothing newer is known about them.
+fn forget_volumes(stores: &Stores, plan: &Plan) {
+    for (_, volume) in &plan.bind {
+        let now = stores.volumes.get(volume.name());
+        if now.is_some_and(|now| now.metadata.resource_version == volume.metadata.resource_version) {
+            stores.volumes.put(volume.name(), volume.clone());
+        }
+    }
+    for claim in &plan.provision {
+        let now = stores.claims.get(&claim.key());
+        if now.is_some_and(|now| now.metadata.resource_version == claim.metadata.resource_version) {
+            stores.claims.put(&claim.key(), claim.clone());
+        }
+    }
+}
