@@ -4,7 +4,7 @@
 
 pub mod conditions;
 pub mod containers;
-// pub mod manager;
+pub mod manager;
 pub mod patch;
 pub mod phase;
 
