@@ -47,10 +47,18 @@ pub fn decode(
     let api_version = api::kind::api_version(group, version);
     let unrecognized =
         |why: String| Status::bad_request(format!("the object provided is unrecognized (must be of type {kind}): {why}"));
+    let mut duplicates = Vec::new();
     // `apiVersion` and `kind` first: what they say decides on the error.
     let tree = match encoding {
-        Encoding::Json => None,
-        Encoding::Yaml => Some(yaml_tree(body).map_err(unrecognized)?),
+        Encoding::Json => {
+            check_depth(body).map_err(&unrecognized)?;
+            None
+        }
+        Encoding::Yaml => {
+            let document = api::yaml::decode(body).map_err(|error| unrecognized(error.to_string()))?;
+            duplicates = document.duplicates;
+            Some(document.value)
+        }
         Encoding::Protobuf => Some(api::proto::decode(body).map_err(|error| unrecognized(error.to_string()))?),
     };
     let (have_version, have_kind) = match &tree {
@@ -83,13 +91,19 @@ pub fn decode(
         None => schema.decode(body, validation),
     };
     let decoded = decoded.map_err(|error| told(error.to_string()))?;
-    if validation == FieldValidation::Strict
-        && let Some(error) = decoded.strict_error()
-    {
-        return Err(told(error));
+    if validation == FieldValidation::Strict {
+        if !duplicates.is_empty() {
+            return Err(told(format!("strict decoding error: yaml: unmarshal errors:\n  {}", duplicates.join("\n  "))));
+        }
+        if let Some(error) = decoded.strict_error() {
+            return Err(told(error));
+        }
     }
     let warnings = match validation {
-        FieldValidation::Warn => decoded.problems.iter().map(|problem| problem.warning()).collect(),
+        FieldValidation::Warn => {
+            let duplicates = duplicates.iter().map(|why| format!("yaml: unmarshal errors: {why}"));
+            duplicates.chain(decoded.problems.iter().map(|problem| problem.warning())).collect()
+        }
         FieldValidation::Ignore | FieldValidation::Strict => Vec::new(),
     };
     let mut object = decoded.object;
@@ -103,6 +117,11 @@ pub fn set_type(object: &mut Value, (group, version, kind): (&str, &str, &str)) 
         map.insert("apiVersion".into(), api::kind::api_version(group, version).into());
         map.insert("kind".into(), kind.into());
     }
+}
+
+/// A type of upstream's internal packages, as its messages show it: `*core.Pod`.
+pub fn go_type(served: &Served, name: &str) -> String {
+    format!("*{}.{name}", internal_package(served.group()))
 }
 
 /// The name of upstream's package of internal types of a group, as its messages show it.
@@ -124,14 +143,18 @@ fn type_meta(body: &[u8]) -> Result<(String, String), String> {
         #[serde(borrow)]
         kind: Option<Cow<'a, str>>,
     }
-    let shown = || {
-        let text = String::from_utf8_lossy(body);
-        match text.len() {
-            0 => "<empty>".to_owned(),
-            1..=24 => text.into_owned(),
-            _ => format!("{} ...", text.chars().take(24).collect::<String>()),
-        }
+    let wrong_type = |what: &str| {
+        let target = r#"struct { APIVersion string "json:\"apiVersion,omitempty\""; Kind string "json:\"kind,omitempty\"" }"#;
+        let why = format!("json: cannot unmarshal {what} into Go value of type {target}");
+        Err(format!("couldn't get version/kind; json parse error: {why} ({})", hex::encode(&body[..body.len().min(32)])))
     };
+    match body.trim_ascii_start().first() {
+        Some(b'[') if serde_json::from_slice::<serde::de::IgnoredAny>(body).is_ok() => return wrong_type("array"),
+        Some(b'"') if serde_json::from_slice::<serde::de::IgnoredAny>(body).is_ok() => return wrong_type("string"),
+        Some(b'0'..=b'9' | b'-') if serde_json::from_slice::<serde::de::IgnoredAny>(body).is_ok() => return wrong_type("number"),
+        Some(b't' | b'f') if serde_json::from_slice::<serde::de::IgnoredAny>(body).is_ok() => return wrong_type("bool"),
+        _ => {}
+    }
     match serde_json::from_slice::<Option<TypeMeta<'_>>>(body) {
         Ok(meta) => {
             let meta = meta.unwrap_or_default();
@@ -150,49 +173,47 @@ fn type_meta(body: &[u8]) -> Result<(String, String), String> {
             } else {
                 error.to_string()
             };
-            Err(format!("couldn't get version/kind; json parse error: {why} ({})", shown()))
+            Err(format!("couldn't get version/kind; json parse error: {why} ({})", preview(body)))
         }
     }
 }
 
-/// Most bytes of JSON that a YAML body may expand to: aliases are copies. Upstream bounds the same with its decoder's alias ratio.
-const YAML_EXPANDED: usize = 4 * 1024 * 1024;
+/// Deepest nesting of a JSON body. Upstream: encoding/json's maxNestingDepth.
+const DEPTH: usize = 10_000;
 
-/// A YAML body as a tree, with YAML 1.1's booleans as upstream's library reads them.
-fn yaml_tree(body: &[u8]) -> Result<Value, String> {
-    let wrong = |error: serde_yaml::Error| format!("error converting YAML to JSON: yaml: {error}");
-    let value: serde_yaml::Value = serde_yaml::from_slice(body).map_err(wrong)?;
-    let mut budget = YAML_EXPANDED;
-    from_yaml(value, &mut budget).ok_or_else(|| "error converting YAML to JSON: yaml: document contains excessive aliasing".to_owned())
+/// Whether a body nests too deep: decoders recurse.
+fn check_depth(body: &[u8]) -> Result<(), String> {
+    if body.len() <= DEPTH {
+        return Ok(());
+    }
+    let (mut depth, mut text, mut escaped) = (0_usize, false, false);
+    for byte in body {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' if text => escaped = true,
+            b'"' => text = !text,
+            b'{' | b'[' if !text => {
+                depth += 1;
+                if depth > DEPTH {
+                    let why = format!("invalid character '{}' exceeded max depth", *byte as char);
+                    return Err(format!("couldn't get version/kind; json parse error: {why} ({})", preview(body)));
+                }
+            }
+            b'}' | b']' if !text => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+    }
+    Ok(())
 }
 
-fn from_yaml(value: serde_yaml::Value, budget: &mut usize) -> Option<Value> {
-    *budget = budget.checked_sub(8)?;
-    Some(match value {
-        serde_yaml::Value::Null => Value::Null,
-        serde_yaml::Value::Bool(value) => value.into(),
-        serde_yaml::Value::Number(number) => serde_json::to_value(number).ok()?,
-        serde_yaml::Value::String(text) => {
-            *budget = budget.checked_sub(text.len())?;
-            text.into()
-        }
-        serde_yaml::Value::Sequence(items) => Value::Array(items.into_iter().map(|item| from_yaml(item, budget)).collect::<Option<_>>()?),
-        serde_yaml::Value::Mapping(map) => {
-            let mut out = serde_json::Map::new();
-            for (key, value) in map {
-                let key = match key {
-                    serde_yaml::Value::String(text) => text,
-                    serde_yaml::Value::Bool(value) => value.to_string(),
-                    serde_yaml::Value::Number(number) => number.to_string(),
-                    _ => return None,
-                };
-                *budget = budget.checked_sub(key.len())?;
-                out.insert(key, from_yaml(value, budget)?);
-            }
-            Value::Object(out)
-        }
-        serde_yaml::Value::Tagged(tagged) => from_yaml(tagged.value, budget)?,
-    })
+/// The beginning of a body, as upstream's errors show it.
+fn preview(body: &[u8]) -> String {
+    let text = String::from_utf8_lossy(body);
+    match text.len() {
+        0 => "<empty>".to_owned(),
+        1..=30 => text.into_owned(),
+        _ => format!("{} ...", text.chars().take(30).collect::<String>()),
+    }
 }
 
 /// Writes a tree.

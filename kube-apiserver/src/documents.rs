@@ -1,22 +1,23 @@
 //! Documents about the API itself: discovery (old and aggregated), OpenAPI, OpenID. Made from the table on first demand.
 
-mod discovery;
 mod openapi;
 
 use std::sync::Arc;
 
+use api::discovery::{self, Group};
 use api::status::Status;
 use bytes::Bytes;
 use http::header::{ACCEPT, ETAG, HeaderValue, IF_NONE_MATCH, VARY};
 use http::{HeaderMap, StatusCode};
 use parking_lot::Mutex;
-use serde_json::{Value, json};
+use serde_json::json;
 
 use crate::call::{Response, no_such_resource};
 use crate::negotiate::{self, Offers};
 use crate::reply;
 use crate::request_info::Query;
 use crate::server::Server;
+use crate::table::Table;
 
 /// Documents made so far, by name; emptied when the table changes.
 #[derive(Default)]
@@ -75,6 +76,41 @@ fn serve(headers: &HeaderMap, document: &Document) -> Response {
     response
 }
 
+/// The groups, versions and resources that are served.
+fn groups(table: &Table) -> Vec<Group> {
+    discovery::builtin(|group, version| table.has_version(group, version))
+}
+
+/// The version of aggregated discovery that the client asks for.
+fn aggregated_version(headers: &HeaderMap) -> Option<&'static str> {
+    let accepted = headers.get_all(ACCEPT).iter().filter_map(|value| value.to_str().ok()).collect::<Vec<_>>().join(",");
+    accepted.split(',').find_map(|clause| {
+        let has = |wanted: &str| clause.split(';').any(|part| part.trim() == wanted);
+        if !has("as=APIGroupDiscoveryList") || !has("g=apidiscovery.k8s.io") {
+            return None;
+        }
+        if has("v=v2") { Some("v2") } else { has("v=v2beta1").then_some("v2beta1") }
+    })
+}
+
+/// `/`.
+fn paths(table: &Table) -> Vec<String> {
+    let mut out: Vec<String> = [
+        "/.well-known/openid-configuration", "/api", "/api/v1", "/apis", "/apis/", "/healthz", "/healthz/etcd", "/healthz/log", "/healthz/ping",
+        "/livez", "/livez/etcd", "/livez/log", "/livez/ping", "/metrics", "/metrics/slis", "/openapi/v2", "/openapi/v3", "/openapi/v3/",
+        "/openid/v1/jwks", "/readyz", "/readyz/etcd", "/readyz/etcd-readiness", "/readyz/informer-sync", "/readyz/log", "/readyz/ping",
+        "/readyz/shutdown", "/version",
+    ]
+    .map(str::to_owned)
+    .to_vec();
+    for group in groups(table).iter().filter(|group| !group.name.is_empty()) {
+        out.push(format!("/apis/{}", group.name));
+        out.extend(group.versions.iter().map(|version| format!("/apis/{}/{}", group.name, version.name)));
+    }
+    out.sort();
+    out
+}
+
 /// Answers paths below `/`, `/api`, `/apis`, `/openapi`.
 ///
 /// # Errors
@@ -83,9 +119,9 @@ pub fn answer(server: &Arc<Server>, headers: &HeaderMap, path: &str, query: &Que
     let table = server.table.load_full();
     let parts: Vec<&str> = path.trim_start_matches('/').split('/').collect();
     match parts.as_slice() {
-        [""] => Ok(reply::raw(200, "application/json", json!({"paths": discovery::paths(&table)}).to_string())),
+        [""] => Ok(reply::raw(200, "application/json", json!({"paths": paths(&table)}).to_string())),
         ["api"] | ["apis"] => {
-            if let Some(version) = discovery::aggregated_version(headers) {
+            if let Some(version) = aggregated_version(headers) {
                 let name = format!("{path} {version}");
                 let document = server.documents.get(&name, || {
                     let content_type = if version == "v2" {
@@ -93,21 +129,22 @@ pub fn answer(server: &Arc<Server>, headers: &HeaderMap, path: &str, query: &Que
                     } else {
                         "application/json;g=apidiscovery.k8s.io;v=v2beta1;as=APIGroupDiscoveryList"
                     };
-                    Ok(Document::new(content_type, discovery::aggregated(&table, path == "/api", version).to_string()))
+                    Ok(Document::new(content_type, discovery::aggregated(&groups(&table), path == "/api", version).to_string()))
                 })?;
                 return Ok(serve(headers, &document));
             }
-            let accept = negotiate::accept(headers, Offers::Objects)?;
-            let object = if path == "/api" { discovery::versions(server) } else { discovery::groups(&table) };
+            let accept = negotiate::accept(headers, Offers::Groups)?;
+            let address = format!("{}:{}", server.config.advertise_address, server.config.bind_address.port());
+            let object = if path == "/api" { discovery::api_versions(&address) } else { discovery::group_list(&groups(&table)) };
             Ok(vary(reply::tree(200, &object, accept)))
         }
-        ["api", version] if table.has_version("", version) => resources(headers, &discovery::resources(&table, "", version)),
-        ["apis", group] if table.all().iter().any(|served| served.group() == *group && !group.is_empty()) => {
-            resources(headers, &discovery::group(&table, group))
+        ["api", version] if table.has_version("", version) => resources(headers, &table, "", version),
+        ["apis", name] if table.all().iter().any(|served| served.group() == *name && !name.is_empty()) => {
+            let accept = negotiate::accept(headers, Offers::Objects)?;
+            let found = groups(&table).into_iter().find(|group| group.name == *name).ok_or_else(no_such_resource)?;
+            Ok(reply::tree(200, &discovery::group(&found), accept))
         }
-        ["apis", group, version] if table.has_version(group, version) && !group.is_empty() => {
-            resources(headers, &discovery::resources(&table, group, version))
-        }
+        ["apis", group, version] if table.has_version(group, version) && !group.is_empty() => resources(headers, &table, group, version),
         ["openapi", "v2"] => openapi::v2(server, &table, headers),
         ["openapi", "v3"] => openapi::v3_index(server, &table, headers),
         ["openapi", "v3", rest @ ..] => openapi::v3(server, &table, headers, &rest.join("/"), query),
@@ -117,9 +154,12 @@ pub fn answer(server: &Arc<Server>, headers: &HeaderMap, path: &str, query: &Que
     }
 }
 
-fn resources(headers: &HeaderMap, object: &Value) -> Result<Response, Status> {
+fn resources(headers: &HeaderMap, table: &Table, group: &str, version: &str) -> Result<Response, Status> {
     let accept = negotiate::accept(headers, Offers::Objects)?;
-    Ok(reply::tree(200, object, accept))
+    let groups = groups(table);
+    let found = groups.iter().find(|row| row.name == group).and_then(|row| row.versions.iter().find(|row| row.name == version));
+    let found = found.ok_or_else(no_such_resource)?;
+    Ok(reply::tree(200, &discovery::resource_list(group, found), accept))
 }
 
 fn vary(mut response: Response) -> Response {

@@ -65,6 +65,11 @@ impl Health {
         self.checks(server, "readyz").iter().all(|(_, result)| result.is_ok())
     }
 
+    /// All checks of an endpoint and whether they are met.
+    pub fn results(&self, server: &Server, endpoint: &str) -> Vec<(String, bool)> {
+        self.checks(server, endpoint).into_iter().map(|(name, result)| (name, result.is_ok())).collect()
+    }
+
     fn checks(&self, server: &Server, endpoint: &str) -> Vec<(String, Result<(), String>)> {
         let etcd = self.etcd.lock().clone();
         let synced = if server.caches.revision() > 0 { Ok(()) } else { Err("the cache is not loaded".to_owned()) };

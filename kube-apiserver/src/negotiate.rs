@@ -35,8 +35,10 @@ pub enum Shape {
     Object,
     /// `as=Table`, of `meta.k8s.io/v1` or (true) `v1beta1`.
     Table(bool),
-    /// `as=PartialObjectMetadata` or its list, of `v1` or (true) `v1beta1`.
+    /// `as=PartialObjectMetadata`, of `v1` or (true) `v1beta1`.
     Metadata(bool),
+    /// `as=PartialObjectMetadataList`, of `v1` or (true) `v1beta1`.
+    MetadataList(bool),
 }
 
 /// The form of a response.
@@ -60,7 +62,7 @@ impl Accept {
         let shape = match self.shape {
             Shape::Object => 0,
             Shape::Table(beta) => 1 + u32::from(beta),
-            Shape::Metadata(beta) => 3 + u32::from(beta),
+            Shape::Metadata(beta) | Shape::MetadataList(beta) => 3 + u32::from(beta),
         };
         encoding + shape * 4
     }
@@ -69,6 +71,8 @@ impl Accept {
 /// Which shapes an endpoint can give.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Offers {
+    /// Objects only, of `/api` and `/apis`.
+    Groups,
     /// Objects only (discovery, reviews).
     Objects,
     /// Objects, Tables and PartialObjectMetadata.
@@ -95,14 +99,31 @@ pub fn accept(headers: &HeaderMap, offers: Offers) -> Result<Accept, Status> {
         })
         .collect();
     clauses.sort_by(|(a, _), (b, _)| b.total_cmp(a));
-    clauses.into_iter().filter(|(quality, _)| *quality > 0.0).find_map(|(_, clause)| choose(clause, offers)).ok_or_else(|| {
-        let message = "only the following media types are accepted: application/json, application/yaml, \
-                       application/vnd.kubernetes.protobuf";
-        let message = match offers {
-            Offers::Objects | Offers::All | Offers::Lists => message,
-        };
-        Status::new(406, "NotAcceptable", message)
-    })
+    clauses.retain(|(quality, _)| *quality > 0.0);
+    if let Some(accept) = clauses.iter().find_map(|(_, clause)| choose(clause, offers)) {
+        return Ok(accept);
+    }
+    const TYPES: &str = "application/json, application/yaml, application/vnd.kubernetes.protobuf";
+    // Upstream's router refuses unknown types, its handlers unknown shapes; the words differ.
+    let known = clauses.iter().any(|(_, clause)| encoding(clause).is_some());
+    let message = match offers {
+        Offers::Lists if !known => format!(
+            "406: Not Acceptable\n\nAvailable representations: {TYPES}, application/json;stream=watch, application/vnd.kubernetes.protobuf;stream=watch"
+        ),
+        Offers::All | Offers::Objects if !known => format!("406: Not Acceptable\n\nAvailable representations: {TYPES}"),
+        _ => format!("only the following media types are accepted: {TYPES}"),
+    };
+    Err(Status::new(406, "NotAcceptable", message))
+}
+
+/// The encoding that a clause names.
+fn encoding(clause: &str) -> Option<Encoding> {
+    match clause.split(';').next().unwrap_or("").trim() {
+        "application/json" | "*/*" | "application/*" => Some(Encoding::Json),
+        "application/yaml" => Some(Encoding::Yaml),
+        "application/vnd.kubernetes.protobuf" => Some(Encoding::Protobuf),
+        _ => None,
+    }
 }
 
 fn parameters(clause: &str) -> impl Iterator<Item = (&str, &str)> {
@@ -113,13 +134,7 @@ fn parameters(clause: &str) -> impl Iterator<Item = (&str, &str)> {
 }
 
 fn choose(clause: &str, offers: Offers) -> Option<Accept> {
-    let media = clause.split(';').next().unwrap_or("").trim();
-    let encoding = match media {
-        "application/json" | "*/*" | "application/*" => Encoding::Json,
-        "application/yaml" => Encoding::Yaml,
-        "application/vnd.kubernetes.protobuf" => Encoding::Protobuf,
-        _ => return None,
-    };
+    let encoding = encoding(clause)?;
     let parameter = |name: &str| parameters(clause).find(|(key, _)| *key == name).map(|(_, value)| value);
     let shape = match parameter("as") {
         None | Some("") => Shape::Object,
@@ -131,9 +146,8 @@ fn choose(clause: &str, offers: Offers) -> Option<Accept> {
             };
             match (kind, offers) {
                 ("Table", Offers::All | Offers::Lists) => Shape::Table(beta),
-                ("PartialObjectMetadata", Offers::All) | ("PartialObjectMetadataList", Offers::Lists) => Shape::Metadata(beta),
-                // Watches are asked for with either.
-                ("PartialObjectMetadata", Offers::Lists) => Shape::Metadata(beta),
+                ("PartialObjectMetadata", Offers::All | Offers::Lists) => Shape::Metadata(beta),
+                ("PartialObjectMetadataList", Offers::All | Offers::Lists) => Shape::MetadataList(beta),
                 _ => return None,
             }
         }

@@ -30,6 +30,15 @@ pub fn text(code: u16, body: impl Into<String>) -> Response {
 
 /// A tree in the encoding asked for.
 pub fn tree(code: u16, object: &Value, accept: Accept) -> Response {
+    let with_version;
+    let mut object = object;
+    if accept.encoding == Encoding::Protobuf && object.get("apiVersion").is_none() {
+        // Discovery of the core group says no version; the envelope needs one.
+        let mut own = object.clone();
+        own["apiVersion"] = "v1".into();
+        with_version = own;
+        object = &with_version;
+    }
     match codec::encode(object, accept.encoding, accept.pretty) {
         Ok(bytes) => raw(code, accept.encoding.media_type(), bytes),
         Err(error) => raw(500, "application/json", error.to_value().to_string()),
@@ -77,7 +86,7 @@ pub fn entry_bytes(served: &Served, accept: Accept, entry: &Entry) -> Result<Byt
 /// # Errors
 /// 406 where the kind has no such encoding.
 pub fn entry(call: &Call, accept: Accept, entry: &Entry) -> Result<Response, Status> {
-    if let Shape::Table(_) = accept.shape {
+    if matches!(accept.shape, Shape::Table(_) | Shape::MetadataList(_)) {
         return object(call, 200, codec::from_stored(&call.served, entry.json_slice())?);
     }
     Ok(raw(200, accept.encoding.media_type(), entry_bytes(&call.served, accept, entry)?))
@@ -89,6 +98,11 @@ pub fn entry(call: &Call, accept: Accept, entry: &Entry) -> Result<Response, Sta
 /// 406 where the kind has no such encoding.
 pub fn object(call: &Call, code: u16, object: Value) -> Result<Response, Status> {
     let accept = call.accept(Offers::All)?;
+    if let Shape::MetadataList(_) = accept.shape {
+        let name = codec::go_type(&call.served, &call.served.resource.names.kind);
+        let message = format!("you requested PartialObjectMetadataList, but the requested object is not a list ({name})");
+        return Err(Status::new(406, "NotAcceptable", message));
+    }
     let shown = match accept.shape {
         Shape::Table(beta) => {
             let version = tabular::version(beta);
@@ -112,7 +126,7 @@ fn object_list_meta(object: &Value) -> Value {
 /// The object, or its metadata alone.
 pub fn shaped(object: Value, shape: Shape) -> Value {
     match shape {
-        Shape::Metadata(beta) => partial(object, beta),
+        Shape::Metadata(beta) | Shape::MetadataList(beta) => partial(object, beta),
         Shape::Object | Shape::Table(_) => object,
     }
 }

@@ -153,8 +153,13 @@ fn elsewhere(server: &Arc<Server>, request: &Request<Incoming>, info: &RequestIn
 }
 
 fn slis(server: &Server) -> String {
-    let ready = u8::from(server.health.is_ready(server));
-    format!(
-        "# HELP kubernetes_healthcheck This metric records the result of a single healthcheck.\n# TYPE kubernetes_healthcheck gauge\nkubernetes_healthcheck{{name=\"ping\",type=\"healthz\"}} 1\nkubernetes_healthcheck{{name=\"etcd\",type=\"readyz\"}} {ready}\n"
-    )
+    let mut out = String::from(
+        "# HELP kubernetes_healthcheck [STABLE] This metric records the result of a single healthcheck.\n# TYPE kubernetes_healthcheck gauge\n",
+    );
+    for endpoint in ["healthz", "livez", "readyz"] {
+        for (name, ok) in server.health.results(server, endpoint) {
+            out.push_str(&format!("kubernetes_healthcheck{{name=\"{name}\",type=\"{endpoint}\"}} {}\n", u8::from(ok)));
+        }
+    }
+    out
 }

@@ -151,11 +151,6 @@ impl Watchers {
         self.count
     }
 
-    /// Ends all streams: their clients must list again.
-    pub(super) fn clear(&mut self) {
-        *self = Self::default();
-    }
-
     /// Hands the event to all whom it concerns.
     pub(super) fn dispatch(&mut self, event: &Arc<Event>) {
         if self.count == 0 {

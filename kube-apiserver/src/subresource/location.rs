@@ -28,7 +28,7 @@ pub(super) async fn pod(call: &Call) -> Result<Arc<Value>, Status> {
 
 /// The kubelet of a node.
 pub(super) fn kubelet(call: &Call, node: &str) -> Result<Kubelet, Status> {
-    let object = call.server.caches.get("", "nodes", "", node).ok_or_else(|| Status::not_found("", "nodes", node))?;
+    let object = call.server.caches.get("", "nodes", "", node).ok_or_else(|| Status::not_found("", call.served.plural(), node))?;
     address(&object, &call.server.config.kubelet_address_types)
         .ok_or_else(|| Status::internal(format!("no preferred addresses found; known addresses: {}", object["status"]["addresses"])))
 }

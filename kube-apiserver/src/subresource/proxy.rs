@@ -142,7 +142,9 @@ fn target(call: &Call) -> Result<Target, Status> {
             let port_name = wanted["name"].as_str().unwrap_or("");
             let slices = caches.list("discovery.k8s.io", "endpointslices", Some(namespace));
             let of_service = slices.iter().filter(|slice| slice.pointer("/metadata/labels/kubernetes.io~1service-name").and_then(Value::as_str) == Some(name));
+            let mut any = false;
             for slice in of_service {
+                any = true;
                 let rows = slice["ports"].as_array().cloned().unwrap_or_default();
                 let Some(number) = rows.iter().find(|row| row["name"].as_str().unwrap_or("") == port_name).and_then(|row| row["port"].as_u64()) else { continue };
                 let endpoints = slice["endpoints"].as_array().cloned().unwrap_or_default();
@@ -154,6 +156,9 @@ fn target(call: &Call) -> Result<Target, Status> {
                 if let (Some(host), Ok(port)) = (ready[at]["addresses"][0].as_str(), u16::try_from(number)) {
                     return Ok(Target { tls: scheme == "https", host: host.to_owned(), port, kubelet: false });
                 }
+            }
+            if !any {
+                return Err(Status::not_found("", "services", name));
             }
             Err(unavailable(format!("no endpoints available for service {name:?}")))
         }

@@ -27,6 +27,12 @@ pub async fn create(call: &mut Call) -> Result<Response, Status> {
     }
     let server = call.server.clone();
     let user = call.user.clone();
+    if !matches!(served.plural(), "bindings" | "selfsubjectrulesreviews" | "selfsubjectreviews") {
+        // These come back as they were sent, owners noted as for any object.
+        let now = crate::call::timestamp(call.now);
+        let writer = api::apply::Writer { manager: &options.manager, subresource: "", now: &now };
+        api::apply::track_update(&served.schema, None, &mut object, writer);
+    }
     let made = match served.plural() {
         "bindings" => return super::binding::bind(call, &mut object, &options).await,
         "subjectaccessreviews" => auth::review::subject_access_review(&server.authorizers, &object)?,

@@ -124,7 +124,7 @@ impl DeleteOptions {
 fn decode(body: &[u8], encoding: Encoding) -> Result<Value, Status> {
     let tree = match encoding {
         Encoding::Json => serde_json::from_slice(body).map_err(|error| Status::bad_request(error.to_string()))?,
-        Encoding::Yaml => serde_yaml::from_slice(body).map_err(|error| Status::bad_request(error.to_string()))?,
+        Encoding::Yaml => api::yaml::decode(body).map_err(|error| Status::bad_request(error.to_string()))?.value,
         Encoding::Protobuf => api::proto::decode(body).map_err(|error| Status::bad_request(error.to_string()))?,
     };
     if tree == Value::Null {

@@ -73,12 +73,17 @@ pub async fn list(call: &Call) -> Result<Response, Status> {
     let accept = call.accept(Offers::Lists)?;
     let options = ListOptions::of(&call.query, false)?;
     let cache = call.cache()?;
+    if let Shape::Metadata(_) = accept.shape {
+        let name = codec::go_type(&call.served, &call.served.resource.names.list_kind);
+        let message = format!("you requested PartialObjectMetadata, but the requested object is a list ({name})");
+        return Err(Status::new(406, "NotAcceptable", message));
+    }
     let (scope, filter) = select(call, &cache, &options)?;
     let snapshot_and_start = open(call, &cache, &options, &scope).await?;
     let (snapshot, after) = snapshot_and_start;
     let selection = Selection { snapshot, scope, filter: Arc::new(filter), after, limit: options.limit };
     match (accept.shape, accept.encoding) {
-        (Shape::Object | Shape::Metadata(_), Encoding::Json) if !accept.pretty => streamed(call, accept, selection),
+        (Shape::Object | Shape::MetadataList(_), Encoding::Json) if !accept.pretty => streamed(call, accept, selection),
         (Shape::Object, Encoding::Protobuf) => protobuf(call, selection),
         _ => gathered(call, accept, &selection),
     }
@@ -299,7 +304,7 @@ impl Cursor {
 /// Kind and apiVersion of the list.
 fn list_kind(call: &Call, shape: Shape) -> (String, String) {
     match shape {
-        Shape::Metadata(beta) => ("PartialObjectMetadataList".into(), tabular::version(beta).into()),
+        Shape::Metadata(beta) | Shape::MetadataList(beta) => ("PartialObjectMetadataList".into(), tabular::version(beta).into()),
         _ => (call.served.resource.names.list_kind.clone(), call.served.resource.api_version()),
     }
 }

@@ -92,6 +92,7 @@ pub async fn watch(call: &Call) -> Result<Response, Status> {
             return Ok(refused(&frames, &error));
         }
     };
+    let deadline = Instant::now() + Duration::from_secs(seconds);
     let state = State {
         initial: initial.then_some(Initial { snapshot: begun.snapshot.clone(), scope, filter, after: None }),
         end_of_initial: (options.send_initial_events == Some(true) && options.bookmarks).then_some(begun.snapshot.revision),
@@ -101,8 +102,8 @@ pub async fn watch(call: &Call) -> Result<Response, Status> {
         caches,
         frames,
         bookmarks: options.bookmarks,
-        next_bookmark: Instant::now() + BOOKMARK.mul_f64(rand::rng().random_range(0.8..1.0)),
-        deadline: Instant::now() + Duration::from_secs(seconds),
+        next_bookmark: next_bookmark(deadline, BOOKMARK.mul_f64(rand::rng().random_range(0.8..1.0))),
+        deadline,
         stopping: call.server.tasks.token(),
         closed: false,
     };
@@ -114,6 +115,15 @@ pub async fn watch(call: &Call) -> Result<Response, Status> {
         let bytes = state.next().await?;
         Some((bytes, state))
     }))))
+}
+
+/// When the next bookmark is due: after `pause`, but once shortly before the end, so that the client goes on from there.
+fn next_bookmark(deadline: Instant, pause: Duration) -> Instant {
+    const BEFORE_END: Duration = Duration::from_secs(2);
+    let now = Instant::now();
+    let last = deadline.checked_sub(BEFORE_END).filter(|last| *last > now);
+    // Too short a watch has none.
+    last.map_or(deadline + pause, |last| last.min(now + pause))
 }
 
 /// A watch that cannot begin: upstream answers 200 and an ERROR event.
@@ -177,12 +187,12 @@ impl State {
                     }
                 },
                 () = tokio::time::sleep_until(self.next_bookmark), if self.bookmarks => {
-                    self.next_bookmark = Instant::now() + BOOKMARK;
+                    self.next_bookmark = next_bookmark(self.deadline, BOOKMARK);
                     return Some(self.bookmark(false));
                 }
                 () = tokio::time::sleep_until(self.deadline) => {
                     self.closed = true;
-                    return self.bookmarks.then(|| self.bookmark(false));
+                    return None;
                 }
                 () = self.stopping.cancelled() => {
                     self.closed = true;
@@ -365,7 +375,7 @@ impl Frames {
                 }
                 object
             }
-            Shape::Metadata(beta) => json!({"kind": "PartialObjectMetadata", "apiVersion": tabular::version(beta), "metadata": metadata}),
+            Shape::Metadata(beta) | Shape::MetadataList(beta) => json!({"kind": "PartialObjectMetadata", "apiVersion": tabular::version(beta), "metadata": metadata}),
             Shape::Table(beta) => {
                 let row = json!({"cells": [], "object": {"kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1", "metadata": metadata}});
                 let mut table = tabular::head(
