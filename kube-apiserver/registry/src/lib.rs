@@ -11,6 +11,7 @@ pub mod apps;
 pub mod autoscaling;
 pub mod batch;
 pub mod certificates;
+pub mod check;
 pub mod column;
 pub mod coordination;
 pub mod core;

@@ -2,12 +2,33 @@
 //!
 //! Upstream: pkg/registry/apps/controllerrevision, printControllerRevision
 
+use api::field::Path;
+
+use crate::check;
 use crate::column::{self, integer, text};
+use crate::metadata::immutable;
 use crate::resource::Resource;
+use crate::rules::Rules;
 use crate::tree::Tree;
 
 /// Columns of ControllerRevisions.
 pub fn build(resource: &mut Resource) {
+    resource.strategy = Rules {
+        validate: |_, object, errors| {
+            if !object.has("data") {
+                errors.required(&Path::new("data"), "data is mandatory");
+            } else if !object.at("data").is_object() {
+                errors.required(&Path::new("data"), "data must be a valid JSON object");
+            }
+            check::non_negative(object.at("revision"), &Path::new("revision"), errors);
+        },
+        validate_update: |_, new, old, errors| {
+            check::non_negative(new.at("revision"), &Path::new("revision"), errors);
+            immutable(new.at("data"), old.at("data"), &Path::new("data"), errors);
+        },
+        ..Rules::GENERIC
+    }
+    .strategy();
     resource.columns = vec![
         column::name(),
         text("Controller", "Controller of the object", |object, _| controller(object).into()),

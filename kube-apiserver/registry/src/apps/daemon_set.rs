@@ -2,10 +2,13 @@
 //!
 //! Upstream: pkg/registry/apps/daemonset, SetDefaults_DaemonSet
 
+use api::field::{Errors, Path};
 use serde_json::{Value, json};
 
+use crate::check;
 use crate::column::{self, integer, text, wide};
-use crate::pod_spec::defaults;
+use crate::metadata::immutable;
+use crate::pod_spec::{defaults, template, warnings};
 use crate::resource::{Context, Resource};
 use crate::rules::{Rules, SPEC};
 use crate::tree::{Tree, same};
@@ -15,7 +18,21 @@ const TEMPLATE_GENERATION: &str = "deprecated.daemonset.template.generation";
 
 /// Rules and columns of DaemonSets.
 pub fn build(resource: &mut Resource) {
-    resource.strategy = Rules { default, create, update, generation: SPEC, status: true, ..Rules::GENERIC }.strategy();
+    resource.strategy = Rules {
+        default,
+        create,
+        update,
+        validate: |_, object, errors| validate(object, errors),
+        validate_update: |_, new, old, errors| {
+            validate(new, errors);
+            immutable(new.path("spec.selector"), old.path("spec.selector"), &Path::new("spec.selector"), errors);
+        },
+        warnings: |_, new, _| warnings::pod(new.path("spec.template"), None, "spec.template"),
+        generation: SPEC,
+        status: true,
+        ..Rules::GENERIC
+    }
+    .strategy();
     resource.columns = vec![
         column::name(),
         integer(
@@ -91,4 +108,58 @@ fn update(_context: &Context, new: &mut Value, old: &Value) {
     let changed = !same(new.path("spec.template"), old.path("spec.template"));
     let now = before + i64::from(changed);
     new.child("metadata").child("annotations").set(TEMPLATE_GENERATION, now.to_string());
+}
+
+fn validate(object: &Value, errors: &mut Errors) {
+    let path = Path::new("spec");
+    let spec = object.at("spec");
+    let at = path.child("template");
+    template::template(spec.at("template"), &at, errors);
+    let selector = spec.at("selector");
+    check::label_selector(selector, &path.child("selector"), errors);
+    template::matches(selector, spec.at("template"), &at, errors);
+    if !selector.is_null() && check::is_empty_selector(selector) {
+        errors.invalid(&path.child("selector"), selector.clone(), "empty selector is invalid for daemonset");
+    }
+    template::always_restarted(spec.at("template"), "DaemonSet", &at, errors);
+    check::non_negative_field(spec, "minReadySeconds", &path, errors);
+    strategy(spec.at("updateStrategy"), &path.child("updateStrategy"), errors);
+    check::non_negative_field(spec, "revisionHistoryLimit", &path, errors);
+}
+
+fn strategy(strategy: &Value, path: &Path, errors: &mut Errors) {
+    let rolling = strategy.at("rollingUpdate");
+    let at = path.child("rollingUpdate");
+    match strategy.text("type") {
+        "OnDelete" => {}
+        "RollingUpdate" => {
+            if rolling.is_null() {
+                errors.required(&at, "");
+                return;
+            }
+            for field in ["maxUnavailable", "maxSurge"] {
+                check::int_or_percent(rolling.at(field), &at.child(field), errors);
+                check::at_most_100_percent(rolling.at(field), &at.child(field), errors);
+            }
+            let (down, up) = (check::amount_of(rolling.at("maxUnavailable")) != 0, check::amount_of(rolling.at("maxSurge")) != 0);
+            if down && up {
+                errors.invalid(
+                    &at.child("maxSurge"),
+                    rolling.at("maxSurge").clone(),
+                    "may not be set when maxUnavailable is non-zero",
+                );
+            } else if !down && !up {
+                errors.required(&at.child("maxUnavailable"), "cannot be 0 when maxSurge is 0");
+            }
+        }
+        kind => {
+            let shown = format!("{{\"Type\":{kind:?},\"RollingUpdate\":null}}");
+            errors.add_shown(
+                api::field::ErrorType::NotSupported,
+                path,
+                shown,
+                "supported values: \"RollingUpdate\", \"OnDelete\"",
+            );
+        }
+    }
 }

@@ -2,10 +2,13 @@
 //!
 //! Upstream: pkg/registry/apps/deployment, SetDefaults_Deployment
 
+use api::field::{ErrorType, Errors, Path};
 use serde_json::{Value, json};
 
+use crate::check;
 use crate::column::{self, text, wide};
-use crate::pod_spec::defaults;
+use crate::metadata::immutable;
+use crate::pod_spec::{defaults, template, warnings};
 use crate::resource::Resource;
 use crate::rules::{Generation, Rules};
 use crate::tree::{Tree, same};
@@ -24,6 +27,12 @@ pub fn build(resource: &mut Resource) {
             }
         },
         status_update: |_, new, old| new.child("metadata").keep("labels", old.at("metadata")),
+        validate: |_, object, errors| validate(object, errors),
+        validate_update: |_, new, old, errors| {
+            validate(new, errors);
+            immutable(new.path("spec.selector"), old.path("spec.selector"), &Path::new("spec.selector"), errors);
+        },
+        warnings: |_, new, _| warnings::pod(new.path("spec.template"), None, "spec.template"),
         generation: Generation::Fields(&["spec"]),
         status: true,
         ..Rules::GENERIC
@@ -73,4 +82,55 @@ fn default(object: &mut Value) {
     spec.fill("revisionHistoryLimit", 10);
     spec.fill("progressDeadlineSeconds", 600);
     defaults::template(spec);
+}
+
+fn validate(object: &Value, errors: &mut Errors) {
+    let path = Path::new("spec");
+    let spec = object.at("spec");
+    check::non_negative_field(spec, "replicas", &path, errors);
+    super::selector_and_template(spec, "deployment", "invalid label selector", &path, errors);
+    template::always_restarted(spec.at("template"), "ReplicaSet", &path.child("template"), errors);
+    strategy(spec.at("strategy"), &path.child("strategy"), errors);
+    check::non_negative_field(spec, "minReadySeconds", &path, errors);
+    check::non_negative_field(spec, "revisionHistoryLimit", &path, errors);
+    if let Some(seconds) = spec.int("progressDeadlineSeconds") {
+        let path = path.child("progressDeadlineSeconds");
+        check::non_negative(&seconds.into(), &path, errors);
+        if seconds <= spec.int("minReadySeconds").unwrap_or(0) {
+            errors.invalid(&path, seconds, "must be greater than minReadySeconds");
+        }
+    }
+}
+
+fn strategy(strategy: &Value, path: &Path, errors: &mut Errors) {
+    let rolling = strategy.at("rollingUpdate");
+    let at = path.child("rollingUpdate");
+    match strategy.text("type") {
+        "Recreate" => {
+            if !rolling.is_null() {
+                errors.forbidden(&at, "may not be specified when strategy `type` is 'Recreate'");
+            }
+        }
+        "RollingUpdate" => {
+            if rolling.is_null() {
+                errors.required(&at, "this should be defaulted and never be nil");
+                return;
+            }
+            for field in ["maxUnavailable", "maxSurge"] {
+                check::int_or_percent(rolling.at(field), &at.child(field), errors);
+            }
+            if check::amount_of(rolling.at("maxUnavailable")) == 0 && check::amount_of(rolling.at("maxSurge")) == 0 {
+                errors.invalid(
+                    &at.child("maxUnavailable"),
+                    rolling.at("maxUnavailable").clone(),
+                    "may not be 0 when `maxSurge` is 0",
+                );
+            }
+            check::at_most_100_percent(rolling.at("maxUnavailable"), &at.child("maxUnavailable"), errors);
+        }
+        kind => {
+            let shown = format!("{{\"Type\":{kind:?},\"RollingUpdate\":null}}");
+            errors.add_shown(ErrorType::NotSupported, path, shown, "supported values: \"Recreate\", \"RollingUpdate\"");
+        }
+    }
 }

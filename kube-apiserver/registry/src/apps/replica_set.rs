@@ -2,10 +2,13 @@
 //!
 //! Upstream: pkg/registry/apps/replicaset
 
+use api::field::{Errors, Path};
 use serde_json::{Value, json};
 
+use crate::check;
 use crate::column::{self, integer, text, wide};
-use crate::pod_spec::defaults;
+use crate::metadata::immutable;
+use crate::pod_spec::{defaults, template, warnings};
 use crate::resource::Resource;
 use crate::rules::{Rules, SPEC};
 use crate::tree::Tree;
@@ -20,6 +23,12 @@ pub fn build(resource: &mut Resource) {
             object.child("status").fill("replicas", 0);
         },
         create: |_, object| object.set("status", json!({"replicas": 0})),
+        validate: |_, object, errors| validate(object, errors),
+        validate_update: |_, new, old, errors| {
+            validate(new, errors);
+            immutable(new.path("spec.selector"), old.path("spec.selector"), &Path::new("spec.selector"), errors);
+        },
+        warnings: |_, new, _| warnings::pod(new.path("spec.template"), None, "spec.template"),
         generation: SPEC,
         status: true,
         ..Rules::GENERIC
@@ -52,4 +61,13 @@ pub fn build(resource: &mut Resource) {
 
 fn count(object: &Value, part: &str, field: &str) -> i64 {
     object.at(part).int(field).unwrap_or(0)
+}
+
+fn validate(object: &Value, errors: &mut Errors) {
+    let path = Path::new("spec");
+    let spec = object.at("spec");
+    check::non_negative_field(spec, "replicas", &path, errors);
+    check::non_negative_field(spec, "minReadySeconds", &path, errors);
+    super::selector_and_template(spec, "deployment", "invalid label selector", &path, errors);
+    template::always_restarted(spec.at("template"), "ReplicaSet", &path.child("template"), errors);
 }

@@ -5,14 +5,30 @@
 use serde_json::{Value, json};
 
 use crate::column::{self, human_duration, text, unix, wide};
-use crate::pod_spec::defaults;
+use crate::pod_spec::{defaults, warnings};
 use crate::resource::{Context, Resource};
 use crate::rules::{Rules, SPEC};
 use crate::tree::Tree;
 
+mod failure_policy;
+mod validate;
+
+pub(super) use validate::job_spec as validate_job_spec;
+
 /// Rules and columns of Jobs.
 pub fn build(resource: &mut Resource) {
-    resource.strategy = Rules { default, create, generation: SPEC, status: true, orphan: true, ..Rules::GENERIC }.strategy();
+    resource.strategy = Rules {
+        default,
+        create,
+        validate: |_, job, errors| validate::create(job, errors),
+        validate_update: |_, new, old, errors| validate::update(new, old, errors),
+        warnings: |_, new, _| warnings::pod(new.path("spec.template"), None, "spec.template"),
+        generation: SPEC,
+        status: true,
+        orphan: true,
+        ..Rules::GENERIC
+    }
+    .strategy();
     resource.selectable = vec![("status.successful", |job| job.at("status").int("succeeded").unwrap_or(0).to_string())];
     resource.columns = vec![
         column::name(),

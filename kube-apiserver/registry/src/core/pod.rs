@@ -2,21 +2,37 @@
 //!
 //! Upstream: pkg/registry/core/pod, SetDefaults_Pod
 
+use api::field::{Errors, Path};
 use serde_json::{Value, json};
 
 use crate::column::{self, text, wide};
-use crate::pod_spec::{defaults, qos};
+use crate::pod_spec::{defaults, qos, validate, warnings};
 use crate::resource::{Context, Graceful, Resource};
 use crate::rules::{Rules, SPEC};
 use crate::tree::Tree;
 
 mod phase;
+mod update;
 
 /// Rules and columns of Pods.
 pub fn build(resource: &mut Resource) {
-    resource.strategy =
-        Rules { default, create, update, subresource, status_update, graceful, generation: SPEC, status: true, ..Rules::GENERIC }
-            .strategy();
+    resource.strategy = Rules {
+        default,
+        create,
+        update,
+        subresource,
+        status_update,
+        graceful,
+        validate: |_, pod, errors| {
+            validate_create(pod, errors);
+        },
+        validate_update: update::validate,
+        warnings: |_, new, old| if old.is_some() { Vec::new() } else { warnings::pod(new, old, "") },
+        generation: SPEC,
+        status: true,
+        ..Rules::GENERIC
+    }
+    .strategy();
     resource.selectable = vec![
         ("spec.nodeName", |pod| pod.at("spec").text("nodeName").to_owned()),
         ("spec.restartPolicy", |pod| pod.at("spec").text("restartPolicy").to_owned()),
@@ -163,6 +179,49 @@ fn status_update(_context: &Context, new: &mut Value, old: &Value) {
             status.set("hostIPs", json!([{"ip": ip}]));
         }
         None => {}
+    }
+}
+
+fn validate_create(pod: &Value, errors: &mut Errors) {
+    validate_spec(pod, errors);
+    let spec = Path::new("spec");
+    if pod.at("spec").len_of("ephemeralContainers") > 0 {
+        errors.forbidden(&spec.child("ephemeralContainers"), "cannot be set on create");
+    }
+    if pod.at("spec").len_of("schedulingGates") > 0 && !pod.at("spec").text("nodeName").is_empty() {
+        errors.forbidden(&spec.child("nodeName"), "cannot be set until all schedulingGates have been cleared");
+    }
+}
+
+/// What holds for pods whenever they are written, beyond what holds in templates too.
+fn validate_spec(pod: &Value, errors: &mut Errors) {
+    let path = Path::new("spec");
+    let spec = pod.at("spec");
+    validate::pod_spec(spec, &path, errors);
+    if spec.text("serviceAccountName").is_empty() {
+        for (index, volume) in spec.items("volumes").iter().enumerate() {
+            for (source_index, source) in volume.at("projected").items("sources").iter().enumerate() {
+                if source.has("serviceAccountToken") {
+                    let path = path.child("volumes").index(index).child("projected.sources").index(source_index);
+                    errors.forbidden(
+                        &path.child("serviceAccountToken"),
+                        "must not be specified when serviceAccountName is not set",
+                    );
+                }
+            }
+        }
+    }
+    for key in ["containers", "initContainers"] {
+        for (index, container) in spec.items(key).iter().enumerate() {
+            let image = container.text("image");
+            if image.trim() != image {
+                errors.invalid(
+                    &path.child(key).index(index).child("image"),
+                    image,
+                    "must not have leading or trailing whitespace",
+                );
+            }
+        }
     }
 }
 

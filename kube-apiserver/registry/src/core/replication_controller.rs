@@ -2,10 +2,13 @@
 //!
 //! Upstream: pkg/registry/core/replicationcontroller
 
+use api::field::{Errors, Path};
 use serde_json::{Value, json};
 
+use crate::check;
 use crate::column::{self, integer, text, wide};
-use crate::pod_spec::defaults;
+use crate::identifier;
+use crate::pod_spec::{defaults, template};
 use crate::resource::Resource;
 use crate::rules::{Rules, SPEC};
 use crate::tree::Tree;
@@ -15,6 +18,9 @@ pub fn build(resource: &mut Resource) {
     resource.strategy = Rules {
         default,
         generation: SPEC,
+        validate: |_, object, errors| validate(object, errors),
+        validate_update: |_, new, _, errors| validate(new, errors),
+        name: name_in_bytes,
         status: true,
         orphan: true,
         create: |_, object| object.set("status", json!({"replicas": 0})),
@@ -61,4 +67,33 @@ fn default(object: &mut Value) {
     if spec.has("template") {
         defaults::template(spec);
     }
+}
+
+/// Subdomains, told in bytes: this kind's rules are generated from its type.
+fn name_in_bytes(name: &str, prefix: bool) -> Vec<String> {
+    identifier::name_is_dns_subdomain(name, prefix)
+        .into_iter()
+        .map(|text| text.replace("no more than 253 characters", "no more than 253 bytes"))
+        .collect()
+}
+
+fn validate(object: &Value, errors: &mut Errors) {
+    let path = Path::new("spec");
+    let spec = object.at("spec");
+    check::non_negative_field(spec, "minReadySeconds", &path, errors);
+    if spec.len_of("selector") == 0 {
+        errors.required(&path.child("selector"), "");
+    }
+    check::non_negative_field(spec, "replicas", &path, errors);
+    let at = path.child("template");
+    if !spec.has("template") {
+        errors.required(&at, "");
+        return;
+    }
+    let labels = spec.path("template.metadata.labels");
+    if spec.len_of("selector") > 0 && !spec.entries("selector").iter().all(|(key, value)| labels.at(key) == *value) {
+        errors.invalid(&at.child("metadata.labels"), labels.clone(), "`selector` does not match template `labels`");
+    }
+    template::template(spec.at("template"), &at, errors);
+    template::always_restarted(spec.at("template"), "ReplicationController", &at, errors);
 }
