@@ -8,8 +8,8 @@ schema.txt: `=definition message goType flags`, then one line per field: tab-sep
           j any JSON, A/B/C JSONSchemaPropsOr{Array,Bool,StringArray}, @definition, [T list, {T map
   flags   o omitempty, z omitzero, p pointer, R required, A atomic list/map/struct, S set, M map list, G granular, W list in a message of its own
   extras  keys=a,b  mk=mergeKey  ps=patchStrategy  df=default  in=inlined Go structs around it
-  Definition flags: A atomic struct.  `gvk` lines give group|version|kind of a definition.
-kinds.txt: `g group versions…`, `r group version plural singular kind list-kind N|C shortNames categories verbs definition`, `s name group version kind verbs`.
+  Definition flags: A atomic struct, E in no OpenAPI document. `unions` holds x-kubernetes-unions.  `gvk` lines give group|version|kind of a definition.
+kinds.txt: `g group versions…`, `r group version plural singular kind list-kind N|C shortNames categories verbs definition [D]` (D: a delete answers with the object), `s name group version kind verbs`.
 """
 import json, pathlib, re, sys
 
@@ -101,6 +101,7 @@ class Gen:
         self.defs = json.loads((reference / "openapi-v2.json").read_text())["definitions"]
         self.discovery = json.loads((reference / "discovery-aggregated-v2.json").read_text())
         self.proto = json.loads((reference / "proto-fields.json").read_text())
+        self.paths = json.loads((reference / "openapi-v2.json").read_text())["paths"]
         self.go, self.named = load_go(HERE / "data/go-fields.txt")
         self.missing = []
 
@@ -213,7 +214,9 @@ class Gen:
             struct = self.struct(message)
             if struct is None: self.missing.append(f"no Go struct {message}"); continue
             flags = ("A" if node.get("x-kubernetes-map-type") == "atomic" else "") or "-"
+            if definition not in self.defs: flags = flags.replace("-", "") + "E"
             out.append(f"={definition}\t{message if message in self.proto else '-'}\t{struct['go']}\t{flags}")
+            if "x-kubernetes-unions" in node: out.append("unions\t" + json.dumps(node["x-kubernetes-unions"], separators=(",", ":"), sort_keys=True))
             for gvk in node.get("x-kubernetes-group-version-kind", []):
                 out.append(f"gvk\t{gvk['group']}\t{gvk['version']}\t{gvk['kind']}")
             props = node.get("properties")
@@ -253,7 +256,12 @@ class Gen:
         for name, node in self.defs.items():
             for gvk in node.get("x-kubernetes-group-version-kind", []):
                 by_gvk.setdefault((gvk["group"], gvk["version"], gvk["kind"]), name)
-        out = ["g\t\tv1", *core()]
+        returned = set()
+        for path, methods in self.paths.items():
+            schema = methods.get("delete", {}).get("responses", {}).get("200", {}).get("schema", {}).get("$ref", "")
+            gvk = methods.get("delete", {}).get("x-kubernetes-group-version-kind")
+            if path.endswith("{name}") and gvk and not schema.endswith(".Status"): returned.add((gvk["group"], gvk["version"], gvk["kind"]))
+        out = ["g\t\tv1", *(line + ("\tD" if line[0] == "r" and ("", "v1", line.split("\t")[5]) in returned else "") for line in core())]
         for item in self.discovery["items"]:
             group = item["metadata"].get("name", "")
             out.append("\t".join(["g", group] + [v["version"] for v in item["versions"]]))
@@ -263,7 +271,7 @@ class Gen:
                     rg, rv = r["responseKind"]["group"] or group, r["responseKind"]["version"] or version["version"]
                     definition = by_gvk.get((rg, rv, kind), "")
                     out.append("\t".join(["r", group, version["version"], r["resource"], r["singularResource"], kind, kind + "List", r["scope"][0],
-                        " ".join(r.get("shortNames", [])), " ".join(r.get("categories", [])), " ".join(r["verbs"]), definition]))
+                        " ".join(r.get("shortNames", [])), " ".join(r.get("categories", [])), " ".join(r["verbs"]), definition] + (["D"] if (rg, rv, kind) in returned else [])))
                     for s in r.get("subresources", []):
                         k = s.get("responseKind") or {}
                         out.append("\t".join(["s", s["subresource"], k.get("group") or ("" if k.get("version") else group), k.get("version") or version["version"], k.get("kind", ""), " ".join(s["verbs"])]))

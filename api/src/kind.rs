@@ -30,6 +30,8 @@ pub struct Kind {
     pub verbs: Vec<&'static str>,
     /// Its subresources, sorted by name.
     pub subresources: Vec<Subresource>,
+    /// A delete answers with the object (else with a Status).
+    pub delete_returns_object: bool,
     /// The OpenAPI definition: `io.k8s.api.core.v1.Pod`.
     pub definition: &'static str,
 }
@@ -124,7 +126,21 @@ fn parse(text: &'static str) -> (Vec<Group>, Vec<Kind>) {
         let words = |text: &'static str| text.split_whitespace().collect::<Vec<_>>();
         match fields[..] {
             ["g", name, ref versions @ ..] => groups.push(Group { name, versions: versions.to_vec() }),
-            ["r", group, version, plural, singular, kind, list_kind, scope, short, categories, verbs, definition] => {
+            [
+                "r",
+                group,
+                version,
+                plural,
+                singular,
+                kind,
+                list_kind,
+                scope,
+                short,
+                categories,
+                verbs,
+                definition,
+                ref rest @ ..,
+            ] => {
                 kinds.push(Kind {
                     group,
                     version,
@@ -137,6 +153,7 @@ fn parse(text: &'static str) -> (Vec<Group>, Vec<Kind>) {
                     categories: words(categories),
                     verbs: words(verbs),
                     subresources: Vec::new(),
+                    delete_returns_object: rest == ["D"],
                     definition,
                 });
             }

@@ -8,6 +8,7 @@ pub mod discovery;
 pub mod field;
 pub mod kind;
 pub mod lister;
+pub mod openapi;
 pub mod patch;
 pub mod proto;
 pub mod quantity;

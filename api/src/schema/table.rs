@@ -79,6 +79,8 @@ impl Flags {
     pub const TYPE_META: Self = Self(32);
     /// A list that travels in a protobuf message of its own.
     pub const WRAPPED: Self = Self(128);
+    /// Marked granular in OpenAPI.
+    pub const GRANULAR: Self = Self(256);
     /// `null` is a value (custom resources).
     pub const NULLABLE: Self = Self(64);
 
@@ -144,6 +146,10 @@ pub struct Struct {
     pub(crate) wire: Box<[u16]>,
     /// Server-side apply treats it as one value.
     pub atomic: bool,
+    /// Stands in OpenAPI documents.
+    pub published: bool,
+    /// `x-kubernetes-unions` (JSON text), or empty.
+    pub unions: &'static str,
     /// Unknown fields are kept (custom resources).
     pub preserve_unknown: bool,
 }
@@ -170,6 +176,8 @@ pub struct Table {
     pub elements: Vec<Type>,
     names: HashMap<Cow<'static, str>, u32>,
     kinds: Vec<(&'static str, &'static str, &'static str, u32)>,
+    /// What OpenAPI says of definitions: struct, group, version, kind.
+    pub(crate) gvks: Vec<(u32, &'static str, &'static str, &'static str)>,
 }
 
 /// The struct of JSONSchemaProps, to which three special types refer.
@@ -266,13 +274,19 @@ impl Table {
                     message: if message == "-" { "" } else { message },
                     go_name: go_name.into(),
                     atomic: flags.contains('A'),
+                    published: !flags.contains('E'),
                     ..Struct::default()
                 });
+            } else if let Some(rest) = line.strip_prefix("unions\t") {
+                if let Some(last) = table.structs.last_mut() {
+                    last.unions = rest;
+                }
             } else if let Some(rest) = line.strip_prefix("gvk\t") {
                 let mut columns = rest.split('\t');
                 let mut next = || columns.next().unwrap_or_default();
                 let (group, version, kind) = (next(), next(), next());
                 let id = (table.structs.len() - 1) as u32;
+                table.gvks.push((id, group, version, kind));
                 // DeleteOptions and WatchEvent stand under every group: one row each is found through META_KINDS.
                 if !META_KINDS.contains(&kind) {
                     table.kinds.push((group, version, kind, id));
@@ -356,6 +370,7 @@ fn parse_field(name: &'static str, kind: Type, flags: &str, proto: &str, go_type
             'R' => out.flags = out.flags.with(Flags::REQUIRED),
             'A' => out.flags = out.flags.with(Flags::ATOMIC),
             'W' => out.flags = out.flags.with(Flags::WRAPPED),
+            'G' => out.flags = out.flags.with(Flags::GRANULAR),
             'S' => out.list = ListKind::Set,
             'M' => out.list = ListKind::Map,
             _ => {}
