@@ -2,6 +2,7 @@
 
 use api::apply::Writer;
 use api::patch::{Patch, PatchType};
+use api::schema::FieldValidation;
 use api::status::Status;
 use bytes::Bytes;
 use http::header::CONTENT_TYPE;
@@ -10,7 +11,7 @@ use serde_json::Value;
 use crate::call::{Call, Response, timestamp};
 use crate::codec;
 use crate::metadata;
-use crate::negotiate::{self, Encoding, Offers};
+use crate::negotiate::{self, Offers};
 use crate::reply;
 use crate::table::Served;
 use crate::verb::options::WriteOptions;
@@ -83,9 +84,30 @@ pub async fn patch(call: &mut Call) -> Result<Response, Status> {
 
 /// The body of an apply patch: an object of the kind, without managedFields.
 fn applied(call: &mut Call, served: &Served, body: &Bytes, options: &WriteOptions) -> Result<Value, Status> {
-    let decoded = codec::decode(body, Encoding::Yaml, &served.schema, served.gvk(), options.validation)?;
-    call.warnings.extend(decoded.warnings);
-    let mut object = decoded.object;
+    // Not decoded by the schema: what is applied is owned as it was written, empty maps and all.
+    let document = api::yaml::decode(body).map_err(|error| Status::bad_request(format!("error decoding YAML: {error}")))?;
+    if !document.duplicates.is_empty() {
+        match options.validation {
+            FieldValidation::Ignore => {}
+            FieldValidation::Warn => call.warnings.extend(document.duplicates),
+            FieldValidation::Strict => {
+                let all = document.duplicates.join("\n  ");
+                return Err(Status::bad_request(format!("error strict decoding YAML: error converting YAML to JSON: yaml: unmarshal errors:\n  {all}")));
+            }
+        }
+    }
+    let mut object = document.value;
+    if !object.is_object() {
+        return Err(Status::bad_request("error decoding YAML: the patch is no object"));
+    }
+    let told = |key: &str| object.get(key).and_then(Value::as_str).unwrap_or("").to_owned();
+    let (version, kind) = (told("apiVersion"), told("kind"));
+    let (wanted_version, wanted_kind) = (served.resource.api_version(), &served.resource.names.kind);
+    if (!version.is_empty() && version != wanted_version) || (!kind.is_empty() && kind != *wanted_kind) {
+        let (group, version) = api::kind::split_api_version(&version);
+        return Err(Status::bad_request(format!("invalid object type: {group}/{version}, Kind={kind}")));
+    }
+    codec::set_type(&mut object, served.gvk());
     if object.pointer("/metadata/managedFields").is_some_and(|fields| fields.as_array().is_some_and(|list| !list.is_empty())) {
         return Err(Status::bad_request("metadata.managedFields must be nil"));
     }
