@@ -112,7 +112,7 @@ impl Api {
         match self.get(path).await {
             Ok(object) => Ok(Some(object)),
             Err(error) if client::is_not_found(&error) => Ok(None),
-            Err(error) => Err(error).with_context(|| format!("cannot get {path}")),
+            Err(error) => Err(readable(error)).with_context(|| format!("cannot get {path}")),
         }
     }
 
@@ -133,17 +133,19 @@ impl Api {
             match self.request(Method::POST, &collection, Some(object), "application/json").await {
                 Ok(created) => return Ok(created),
                 Err(error) if client::is_conflict(&error) => {}
-                Err(error) => return Err(error).with_context(|| format!("cannot create {one}")),
+                // A Service's address is allocated before its name is looked at: "already allocated" may mean "by itself".
+                Err(error) if client::is_code(&error, 422) && self.find(&one).await?.is_some() => {}
+                Err(error) => return Err(readable(error)).with_context(|| format!("cannot create {one}")),
             }
             let current = match self.get(&one).await {
                 Ok(current) => current,
                 Err(error) if client::is_not_found(&error) => continue,
-                Err(error) => return Err(error).with_context(|| format!("cannot get {one}")),
+                Err(error) => return Err(readable(error)).with_context(|| format!("cannot get {one}")),
             };
             match self.request(Method::PUT, &one, Some(&successor(&current, object)), "application/json").await {
                 Ok(updated) => return Ok(updated),
                 Err(error) if client::is_conflict(&error) && conflicts < 10 => conflicts += 1,
-                Err(error) => return Err(error).with_context(|| format!("cannot update {one}")),
+                Err(error) => return Err(readable(error)).with_context(|| format!("cannot update {one}")),
             }
         }
     }
@@ -193,16 +195,24 @@ fn is_passing(error: &kube::Error, method: &Method) -> bool {
     }
 }
 
+/// The server's message, or what kept the request from it; not the whole Status.
+pub fn readable(error: kube::Error) -> anyhow::Error {
+    match error {
+        kube::Error::Api(status) => anyhow::anyhow!("{} (HTTP {})", status.message, status.code),
+        other => anyhow::anyhow!("{}", component::chain(&other)),
+    }
+}
+
 /// Sets labels and taints of a node in one patch, computed on what the node has; a taint that is there stays as it is.
 pub async fn mark_node(api: &Api, name: &str, labels: &[&str], taints: &[Value]) -> anyhow::Result<()> {
     let path = format!("/api/v1/nodes/{name}");
     for _ in 0..20 {
-        let node = api.get(&path).await.with_context(|| format!("cannot get node {name}"))?;
+        let node = api.get(&path).await.map_err(readable).with_context(|| format!("cannot get node {name}"))?;
         let patch = mark_patch(&node, labels, taints);
         match api.merge_patch(&path, &patch).await {
             Ok(_) => return Ok(()),
             Err(error) if client::is_conflict(&error) => tokio::time::sleep(RETRY).await,
-            Err(error) => return Err(error).with_context(|| format!("cannot label and taint node {name}")),
+            Err(error) => return Err(readable(error)).with_context(|| format!("cannot label and taint node {name}")),
         }
     }
     bail!("node {name} changed all the time while it was to be labelled; run the phase mark-control-plane again")

@@ -8,7 +8,7 @@ use anyhow::{Context as _, bail};
 use etcd_client::{Certificate, Client, ConnectOptions, Identity, MemberAddOptions, TlsOptions};
 use pki::Files;
 
-use crate::apply::Api;
+use crate::apply::{Api, readable};
 
 const RETRY: Duration = Duration::from_millis(100);
 /// Where every etcd pod says how clients reach it.
@@ -17,7 +17,7 @@ const ANNOTATION: &str = "kubeadm.kubernetes.io/etcd.advertise-client-urls";
 /// Client URLs of the cluster's etcd pods, but for the one on `without`.
 pub async fn endpoints(api: &Api, without: Option<&str>) -> anyhow::Result<Vec<String>> {
     let path = "/api/v1/namespaces/kube-system/pods?labelSelector=component%3Detcd%2Ctier%3Dcontrol-plane";
-    let pods = api.get(path).await.context("cannot list the etcd pods")?;
+    let pods = api.get(path).await.map_err(readable).context("cannot list the etcd pods")?;
     let of = |pod: &serde_json::Value| {
         let other = pod["spec"]["nodeName"].as_str() != without || without.is_none();
         pod["metadata"]["annotations"][ANNOTATION].as_str().filter(|_| other).map(str::to_string)

@@ -8,7 +8,7 @@ use clap::Args;
 use pki::{Files, KeyPool, Kubeconfig};
 use serde_json::Value;
 
-use crate::apply::Api;
+use crate::apply::{Api, readable};
 use crate::config::types::{
     ApiEndpoint, BootstrapTokenDiscovery, ClusterConfiguration, FileDiscovery, JoinConfiguration, JoinControlPlane,
 };
@@ -346,7 +346,7 @@ async fn read_map(api: &Api, name: &str) -> anyhow::Result<Value> {
         Err(error) if client::is_code(&error, 403) => {
             bail!("the token may not read the ConfigMap {name}: it lacks the group {}", crate::objects::BOOTSTRAPPERS)
         }
-        Err(error) => Err(error).with_context(|| format!("cannot read the ConfigMap {name}")),
+        Err(error) => Err(readable(error)).with_context(|| format!("cannot read the ConfigMap {name}")),
     }
 }
 

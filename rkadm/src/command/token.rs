@@ -8,7 +8,7 @@ use clap::{Args, Subcommand};
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use crate::apply::Api;
+use crate::apply::{Api, readable};
 use crate::config::types::BootstrapToken;
 use crate::token::{self, Listed};
 
@@ -83,7 +83,12 @@ pub async fn run(args: TokenArgs) -> anyhow::Result<()> {
         }
         TokenCommand::Create(create) => self::create(create, &args.kubeconfig, args.dry_run).await,
         TokenCommand::List { output } => {
-            let list = connect().await?.get(&format!("{SECRETS}?fieldSelector=type%3Dbootstrap.kubernetes.io%2Ftoken")).await?;
+            let list = connect()
+                .await?
+                .get(&format!("{SECRETS}?fieldSelector=type%3Dbootstrap.kubernetes.io%2Ftoken"))
+                .await
+                .map_err(readable)
+                .context("cannot list the tokens")?;
             let tokens: Vec<Listed> = list["items"].as_array().into_iter().flatten().filter_map(token::of_secret).collect();
             print!("{}", render(&tokens, &output, Timestamp::now())?);
             Ok(())
@@ -102,7 +107,7 @@ pub async fn run(args: TokenArgs) -> anyhow::Result<()> {
                 match api.delete(&format!("{SECRETS}/{}", token::secret_name(id))).await {
                     Ok(_) => println!("bootstrap token {id:?} deleted"),
                     Err(error) if client::is_not_found(&error) => bail!("there is no bootstrap token {id:?}"),
-                    Err(error) => return Err(error).with_context(|| format!("cannot delete bootstrap token {id:?}")),
+                    Err(error) => return Err(readable(error)).with_context(|| format!("cannot delete bootstrap token {id:?}")),
                 }
             }
             Ok(())
@@ -142,7 +147,7 @@ async fn create(args: CreateArgs, kubeconfig: &std::path::Path, dry_run: bool) -
     match api.request(http::Method::POST, SECRETS, Some(&secret), "application/json").await {
         Ok(_) => {}
         Err(error) if client::is_conflict(&error) => bail!("a token with id {id:?} already exists"),
-        Err(error) => return Err(error).context("cannot create the token's Secret"),
+        Err(error) => return Err(readable(error)).context("cannot create the token's Secret"),
     }
     if args.print_join_command {
         println!("{}", join_command(&api, &wanted.token, args.certificate_key.as_deref()).await?);
@@ -157,6 +162,7 @@ async fn join_command(api: &Api, token: &str, certificate_key: Option<&str>) -> 
     let info = api
         .get("/api/v1/namespaces/kube-public/configmaps/cluster-info")
         .await
+        .map_err(readable)
         .context("cannot get the ConfigMap cluster-info")?;
     let config = pki::Kubeconfig::parse(info["data"]["kubeconfig"].as_str().unwrap_or_default().as_bytes())?;
     let ca = pki::Certificate::from_pem(&config.certificate_authority)?;
