@@ -238,6 +238,37 @@ fn shuffle(answers: &mut [Record]) {
     }
 }
 
+/// Bytes of a record that every answer has at least: a pointer to its name and the fixed fields.
+const LEAST_RECORD: usize = 12;
+/// Bytes of header and EDNS record.
+const FRAME: usize = 23;
+
+/// Makes a reply fit into a datagram: what only helps goes first, then answers, and then the client is told to ask over TCP.
+fn fit(reply: &mut Reply, query: Option<&Query>, limit: usize) {
+    let records = |reply: &Reply| reply.answers.len() + reply.authority.len() + reply.additional.len();
+    // Most replies are small, and this says so without encoding them.
+    if FRAME + 512 / 2 + records(reply) * (LEAST_RECORD + 64) <= limit.min(512) {
+        return;
+    }
+    let size = |reply: &Reply| {
+        let mut message = Message::query();
+        message.add_queries(query.cloned());
+        message.answers.clone_from(&reply.answers);
+        message.authorities.clone_from(&reply.authority);
+        message.additionals.clone_from(&reply.additional);
+        message.to_vec().map_or(usize::MAX, |bytes| bytes.len() + FRAME)
+    };
+    if size(reply) <= limit {
+        return;
+    }
+    reply.additional.clear();
+    while size(reply) > limit && !reply.answers.is_empty() {
+        reply.truncated = true;
+        let excess = (size(reply).saturating_sub(limit) / 256).max(1);
+        reply.answers.truncate(reply.answers.len().saturating_sub(excess));
+    }
+}
+
 /// As metrics and logs name it.
 pub fn code_name(code: ResponseCode) -> &'static str {
     match code {
@@ -256,7 +287,11 @@ impl RequestHandler for Handler {
     async fn handle_request<R: ResponseHandler, T: Time>(&self, request: &Request, mut handle: R) -> ResponseInfo {
         let begun = Instant::now();
         let over_tcp = request.protocol() != Protocol::Udp;
-        let (reply, plugin) = self.reply(request, over_tcp).await;
+        let (mut reply, plugin) = self.reply(request, over_tcp).await;
+        if !over_tcp {
+            let limit = request.max_payload().min(UDP_PAYLOAD);
+            fit(&mut reply, request.queries.queries().first().map(|query| query.original()), usize::from(limit));
+        }
         let mut metadata = Metadata::response_from_request(&request.metadata);
         metadata.response_code = reply.code;
         metadata.authoritative = reply.authoritative;
