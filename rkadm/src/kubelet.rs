@@ -103,6 +103,10 @@ pub fn node_configuration(cluster_wide: &Value, host: &Host, node: &NodeRegistra
     if !host.systemd && config["cgroupDriver"] == "systemd" {
         config["cgroupDriver"] = json!("cgroupfs");
     }
+    // A kubelet refuses cgroup v1 unless told otherwise; preflight has warned, and this host has nothing else.
+    if !host.cgroup_v2 && config["failCgroupV1"].is_null() {
+        config["failCgroupV1"] = json!(false);
+    }
     if !host.resolved
         && config["resolvConf"] == "/run/systemd/resolve/resolv.conf"
         && let Some(map) = config.as_object_mut()
