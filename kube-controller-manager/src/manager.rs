@@ -11,6 +11,7 @@ use client::informer::Informers;
 use client::leader;
 use component::health::Checks;
 use component::tasks::Tasks;
+use kube::config::{AuthInfo, KubeConfigOptions, Kubeconfig};
 
 use crate::config::Config;
 use crate::context::Context;
@@ -62,19 +63,16 @@ impl Running {
 /// As [`run`].
 pub async fn start(config: Arc<Config>, tasks: Tasks) -> anyhow::Result<Running> {
     let options = &config.options;
-    let connection = |token: Option<String>| connect::Options {
+    let connection = connect::Options {
         kubeconfig: Config::file(&options.kubeconfig),
         server: (!options.master.is_empty()).then(|| options.master.clone()),
-        token,
         component: COMPONENT.to_owned(),
         ..connect::Options::default()
     };
-    let own = connect::connect(&connection(None)).await?;
-    let watches = connect::connect(&connection(None)).await?;
+    let own = connect::connect(&connection).await?;
+    let watches = connect::connect(&connection).await?;
     let clients = if options.use_service_account_credentials {
-        // A token instead of the kubeconfig's credentials; each request replaces it with the one of its service account.
-        let anonymous = connect::connect(&connection(Some("none".to_owned()))).await?;
-        Clients::ServiceAccounts { own: own.clone(), anonymous }
+        Clients::ServiceAccounts { own: own.clone(), anonymous: anonymous(&connection).await? }
     } else {
         Clients::Own(own.clone())
     };
@@ -110,6 +108,22 @@ pub async fn start(config: Arc<Config>, tasks: Tasks) -> anyhow::Result<Running>
         Ok(())
     });
     Ok(Running { address, tasks, leading })
+}
+
+/// A connection to the same server without credentials: those of a service account go on top, request by request.
+async fn anonymous(connection: &connect::Options) -> anyhow::Result<kube::Client> {
+    let mut config = match &connection.kubeconfig {
+        Some(path) => {
+            let kubeconfig = Kubeconfig::read_from(path).with_context(|| format!("failed to load kubeconfig {}", path.display()))?;
+            kube::Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await?
+        }
+        None => kube::Config::incluster()?,
+    };
+    if let Some(server) = &connection.server {
+        config.cluster_url = server.parse().context("--master")?;
+    }
+    config.auth_info = AuthInfo::default();
+    Ok(connect::build(config, COMPONENT)?)
 }
 
 /// Starts every selected controller. One that cannot start ends the process: half a controller manager is worse than none.
