@@ -61,7 +61,9 @@ pub async fn patch(call: &mut Call) -> Result<Response, Status> {
             write::change(call, &change, |_, old| {
                 let writer = Writer { manager: &options.manager, subresource: &subresource, now: &now };
                 let force = options.force.unwrap_or(false);
-                api::apply::apply(&served.schema, old, &body, writer, force).map_err(|error| error.status())
+                let mut object = api::apply::apply(&served.schema, old, &body, writer, force).map_err(|error| error.status())?;
+                metadata::match_namespace(&served, &namespace, &mut object)?;
+                Ok(object)
             })
             .await?
         }
@@ -115,6 +117,8 @@ fn applied(call: &mut Call, served: &Served, body: &Bytes, options: &WriteOption
         metadata::map(&mut object).insert("name".into(), call.info.name.clone().into());
     }
     check_name(&call.info.name, metadata::name(&object))?;
-    metadata::match_namespace(served, &call.info.namespace, &mut object)?;
+    // Checked, not filled in: only what was written is owned.
+    let mut checked = object.clone();
+    metadata::match_namespace(served, &call.info.namespace, &mut checked)?;
     Ok(object)
 }

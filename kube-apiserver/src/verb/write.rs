@@ -308,13 +308,14 @@ where
     object["metadata"]["resourceVersion"] = now.revision.to_string().into();
     if !change.bare {
         metadata::carry_over(served, namespace, name, &mut object, &old)?;
+        // Before the strategy, as upstream: what it takes back is owned all the same.
+        track(call, served, Some(&old), &mut object, options);
         if subresource.is_empty() {
             strategy.prepare_for_update(context, &mut object, &old);
         } else {
             strategy.prepare_for_subresource(context, &mut object, &old);
         }
         served.schema.normalize(&mut object);
-        track(call, served, Some(&old), &mut object, options);
         let before = object.clone();
         server.admit(call, served, Operation::Update, &mut object, Some(&old), options).await?;
         if object != before {
