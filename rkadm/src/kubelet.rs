@@ -113,6 +113,10 @@ pub fn node_configuration(cluster_wide: &Value, host: &Host, node: &NodeRegistra
     {
         map.remove("resolvConf");
     }
+    // The kubelet refuses cgroup v1 unless told otherwise; preflight has warned, and a host with v1 has nothing else to offer.
+    if !host.cgroup_v2 && config["failCgroupV1"].is_null() {
+        config["failCgroupV1"] = json!(false);
+    }
     merge(&mut config, &instance_configuration(node));
     config
 }
@@ -223,7 +227,7 @@ mod tests {
         };
         let part = text.split("Would write file \"/var/lib/kubelet/config.yaml\" with content:\n").nth(1).unwrap();
         let wanted = part.split("[dryrun]").next().unwrap();
-        let host = Host { systemd: true, hostname: "vm".into(), ..Default::default() };
+        let host = Host { systemd: true, cgroup_v2: true, hostname: "vm".into(), ..Default::default() };
         let cluster = ClusterConfiguration::default();
         let config = node_configuration(&configuration(&cluster, &host, &Value::Null), &host, &node("node1"));
         assert_eq!(crate::config::yaml(&config).unwrap(), wanted);
@@ -241,6 +245,7 @@ mod tests {
         let elsewhere = json!({"cgroupDriver": "systemd", "resolvConf": "/run/systemd/resolve/resolv.conf"});
         let config = node_configuration(&elsewhere, &host, &node("n"));
         assert_eq!((&config["cgroupDriver"], &config["resolvConf"]), (&json!("cgroupfs"), &Value::Null));
+        assert_eq!(config["failCgroupV1"], false);
     }
 
     #[test]

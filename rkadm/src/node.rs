@@ -217,6 +217,7 @@ impl Node {
     pub async fn wait_for_kubelet(&self) -> anyhow::Result<Duration> {
         let timeout = self.timeouts.kubelet_health_check;
         let started = std::time::Instant::now();
+        let mut hinted = false;
         loop {
             if let Ok(answer) = crate::https::get_plain("127.0.0.1:10248", "/healthz", Duration::from_secs(2)).await
                 && answer.status == 200
@@ -231,10 +232,22 @@ impl Node {
                 };
                 anyhow::bail!("the kubelet is not healthy after {timeout:?} (http://127.0.0.1:10248/healthz). Its log:\n{log}");
             }
+            if !hinted && started.elapsed() > HINT_AFTER {
+                hinted = true;
+                let last = if self.host.systemd {
+                    "see journalctl -xeu kubelet".into()
+                } else {
+                    crate::diagnose::tail("/var/log/kubelet.log", 1)
+                };
+                say::phase("kubelet", &format!("The kubelet is not healthy yet; the end of its log: {}", last.trim()));
+            }
             tokio::time::sleep(POLL).await;
         }
     }
 }
+
+/// A wait that takes this long says what it waits for.
+pub const HINT_AFTER: Duration = Duration::from_secs(10);
 
 /// Between two looks at something that is coming up.
 pub const POLL: Duration = Duration::from_millis(50);

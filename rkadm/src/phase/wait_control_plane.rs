@@ -8,7 +8,7 @@ use crate::diagnose;
 use crate::https::{self, Trust};
 use crate::init::Init;
 use crate::manifest::COMPONENTS;
-use crate::node::{Node, POLL};
+use crate::node::{HINT_AFTER, Node, POLL};
 use crate::say;
 
 /// One try of a health check.
@@ -32,7 +32,10 @@ pub async fn wait(node: &mut Node) -> anyhow::Result<()> {
     let ca = node.files.read(node.pki_dir().join("ca.crt"))?.unwrap_or_default();
     let kubelet = async { node.wait_for_kubelet().await.map(|took| ("kubelet", took)) };
     let component = |name: &'static str, endpoint: String, path: &'static str, trust: Trust| async move {
-        healthy(&endpoint, path, &trust, timeout).await.map(|took| (name, took)).map_err(|why| anyhow::anyhow!("{name}: {why:#}"))
+        healthy(name, &endpoint, path, &trust, timeout)
+            .await
+            .map(|took| (name, took))
+            .map_err(|why| anyhow::anyhow!("{name}: {why:#}"))
     };
     let waits: Vec<std::pin::Pin<Box<dyn Future<Output = anyhow::Result<(&'static str, Duration)>> + Send>>> = vec![
         Box::pin(kubelet),
@@ -73,8 +76,9 @@ pub async fn wait(node: &mut Node) -> anyhow::Result<()> {
 }
 
 /// Polls one endpoint until it answers 200.
-async fn healthy(endpoint: &str, path: &str, trust: &Trust, timeout: Duration) -> anyhow::Result<Duration> {
+async fn healthy(name: &str, endpoint: &str, path: &str, trust: &Trust, timeout: Duration) -> anyhow::Result<Duration> {
     let started = Instant::now();
+    let mut hinted = false;
     loop {
         let why = match https::get(endpoint, path, trust, None, TRY).await {
             Ok(answer) if answer.status == 200 => return Ok(started.elapsed()),
@@ -83,6 +87,10 @@ async fn healthy(endpoint: &str, path: &str, trust: &Trust, timeout: Duration) -
         };
         if started.elapsed() > timeout {
             bail!("{why}");
+        }
+        if !hinted && started.elapsed() > HINT_AFTER {
+            hinted = true;
+            say::phase("wait-control-plane", &format!("{name} is not healthy yet: {why}"));
         }
         tokio::time::sleep(POLL).await;
     }
