@@ -6,6 +6,7 @@
 pub mod apply;
 pub mod discovery;
 pub mod field;
+pub mod json;
 pub mod kind;
 pub mod lister;
 pub mod openapi;

@@ -107,7 +107,16 @@ impl<'a> At<'a> {
 
     fn key_default(self, name: &str) -> Option<Value> {
         let field = self.element().member(name)?.field?;
-        if field.default.is_empty() { None } else { serde_json::from_str(&field.default).ok() }
+        if !field.default.is_empty() {
+            return serde_json::from_str(&field.default).ok();
+        }
+        // Fields that Go always prints default to their zero value.
+        let printed = !field.flags.has(Flags::POINTER) && !field.flags.has(Flags::OMIT_EMPTY);
+        match field.kind {
+            Type::String if printed => Some(Value::String(String::new())),
+            Type::Int32 | Type::Int64 if printed => Some(0.into()),
+            _ => None,
+        }
     }
 }
 

@@ -87,11 +87,7 @@ pub(super) fn message(table: &Table, kind: Type, value: &Value, out: &mut Vec<u8
             field_varint(out, 1, seconds as u64);
             field_varint(out, 2, if kind == Type::MicroTime { u64::from(nanos / 1000 * 1000) } else { 0 });
         }
-        Type::Raw | Type::Any | Type::FieldsV1 => {
-            if !value.is_null() {
-                field_bytes(out, 1, value.to_string().as_bytes());
-            }
-        }
+        Type::Raw | Type::Any | Type::FieldsV1 if !value.is_null() => field_bytes(out, 1, value.to_string().as_bytes()),
         Type::SchemaOrArray | Type::SchemaOrBool | Type::SchemaOrStrings => schema_or(table, kind, value, out),
         // A list of a named type: its elements as field 1.
         Type::List(_) => repeated(table, kind, 1, value, out),

@@ -221,3 +221,22 @@ fn no_input_panics() {
         let _ = schema.decode(body.as_bytes(), FieldValidation::Strict);
     }
 }
+
+#[test]
+fn base64_is_checked_as_go_does() {
+    for (given, want) in [
+        ("AQI=", Ok("AQI=")),
+        ("AQ\nI=", Ok("AQI=")),
+        ("AQJ=", Ok("AQI=")),
+        ("", Ok("")),
+        ("AQI=z", Err(4)),
+        ("AQI", Err(0)),
+        ("AQI*", Err(3)),
+        ("A===", Err(1)),
+        ("AQ=", Err(3)),
+        ("AQ=x", Err(2)),
+    ] {
+        let want = want.map(str::to_owned).map_err(|at: usize| format!("illegal base64 data at input byte {at}"));
+        assert_eq!(text::canonical_base64(given.to_owned()), want, "{given}");
+    }
+}

@@ -14,26 +14,57 @@ const BASE64: GeneralPurpose = GeneralPurpose::new(
 
 /// Base64 as Go prints what it read: line breaks dropped.
 pub(crate) fn canonical_base64(given: String) -> Result<String, String> {
+    if let Some(at) = illegal_byte(given.as_bytes()) {
+        return Err(format!("illegal base64 data at input byte {at}"));
+    }
     let given = if given.contains(['\n', '\r']) { given.replace(['\n', '\r'], "") } else { given };
+    // Only the last digit can differ: printed again where stray bits may have been.
+    if !given.ends_with('=') {
+        return Ok(given);
+    }
     match BASE64.decode(&given) {
-        Ok(bytes) if given.len() % 4 == 0 => {
-            // Only the last digit can differ: printed again where stray bits may have been.
-            Ok(if given.ends_with('=') { BASE64.encode(bytes) } else { given })
-        }
-        Ok(_) => Err(format!("illegal base64 data at input byte {}", given.len() / 4 * 4)),
-        Err(error) => Err(format!("illegal base64 data at input byte {}", illegal_byte(&given, &error))),
+        Ok(bytes) => Ok(BASE64.encode(bytes)),
+        Err(_) => Err(format!("illegal base64 data at input byte {}", given.len())),
     }
 }
 
-/// Where Go's decoder sees the error.
-fn illegal_byte(given: &str, error: &base64::DecodeError) -> usize {
-    match error {
-        base64::DecodeError::InvalidByte(offset, _) => *offset,
-        base64::DecodeError::InvalidLastSymbol(offset, _) => *offset,
-        base64::DecodeError::InvalidLength(_) | base64::DecodeError::InvalidPadding => match given.find('=') {
-            Some(at) => at + given[at..].len().min(1),
-            None => given.len() / 4 * 4 + usize::from(given.len() % 4 == 0),
-        },
+/// Where Go's decoder sees the first error.
+fn illegal_byte(text: &[u8]) -> Option<usize> {
+    let digit = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'+' || byte == b'/';
+    let mut at = 0;
+    let skip = |at: &mut usize| {
+        while matches!(text.get(*at), Some(b'\n' | b'\r')) {
+            *at += 1;
+        }
+    };
+    loop {
+        // A group of four.
+        for index in 0..4 {
+            skip(&mut at);
+            let Some(byte) = text.get(at).copied() else {
+                return match index {
+                    0 => None,
+                    index => Some(at - index),
+                };
+            };
+            at += 1;
+            if digit(byte) {
+                continue;
+            }
+            if byte != b'=' || index < 2 {
+                return Some(at - 1);
+            }
+            skip(&mut at);
+            if index == 2 {
+                match text.get(at) {
+                    None => return Some(text.len()),
+                    Some(b'=') => at += 1,
+                    Some(_) => return Some(at - 1),
+                }
+                skip(&mut at);
+            }
+            return (at < text.len()).then_some(at);
+        }
     }
 }
 
@@ -247,14 +278,11 @@ fn distance(a: &str, b: &str) -> usize {
     rows[a.len()][b.len()]
 }
 
-/// Go's words for malformed JSON.
-pub(crate) fn syntax_error(_body: &[u8], error: &serde_json::Error) -> String {
-    if error.is_eof() {
-        return "unexpected end of JSON input".to_owned();
+/// Go's words for malformed JSON. What Go would take and we do not is nested too deeply.
+pub(crate) fn syntax_error(body: &[u8], error: &serde_json::Error) -> String {
+    match crate::json::syntax_error(body) {
+        Some(message) => message,
+        None if error.to_string().starts_with("recursion limit") => "invalid character '{' exceeded max depth".to_owned(),
+        None => error.to_string(),
     }
-    let text = error.to_string();
-    if text.starts_with("recursion limit") {
-        return "exceeded max depth".to_owned();
-    }
-    text
 }
