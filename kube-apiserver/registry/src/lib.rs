@@ -149,6 +149,7 @@ fn generic(names: Names) -> Resource {
         expires: names.plural == "events",
         stored_as: stored_as(&names),
         conversion: None,
+        deprecation: None,
         names,
     }
 }

@@ -241,6 +241,13 @@ pub fn validate_object_meta_update(new: &Value, old: &Value, path: &Path, errors
     }
 }
 
+/// The same for a text field, whose absence is the empty text.
+pub fn immutable_text(new: &str, old: &str, path: &Path, errors: &mut Errors) {
+    if new != old {
+        errors.invalid(path, new, "field is immutable");
+    }
+}
+
 /// Adds the error for a field that differs from the old object's: `field is immutable`.
 pub fn immutable(new: &Value, old: &Value, path: &Path, errors: &mut Errors) {
     if !same(new, old) {

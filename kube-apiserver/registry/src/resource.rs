@@ -37,6 +37,8 @@ pub struct Resource {
     pub storage_path: String,
     /// Whether etcd removes a written object after the server's `--event-ttl` (events).
     pub expires: bool,
+    /// What a Warning header tells everyone who uses the resource.
+    pub deprecation: Option<&'static str>,
     /// The `apiVersion` under which objects are stored: this one's, or that of a sister that shares `storage_path`.
     pub stored_as: String,
     /// How objects of this version become objects of `stored_as` and back, where the two differ in more than `apiVersion`.

@@ -220,7 +220,10 @@ impl Server {
             Case::BadCreate(path, mutation) => self.create(resource, &mutate(manifest, path, mutation)),
             Case::BadUpdate(path, mutation) => self.update(resource, manifest, &mutate(manifest, path, mutation)),
         };
-        let answer = answer.unwrap_or_else(|status| refusal(&status));
+        let mut answer = answer.unwrap_or_else(|status| refusal(&status));
+        if let (Some(text), Some(warnings)) = (resource.deprecation, answer["warn"].as_array_mut()) {
+            warnings.insert(0, format!("299 - {text:?}").into());
+        }
         match case {
             Case::Create | Case::Table => answer,
             _ => {

@@ -6,6 +6,7 @@ use crate::tree::Tree;
 
 /// Columns of ComponentStatuses.
 pub fn build(resource: &mut Resource) {
+    resource.deprecation = Some("v1 ComponentStatus is deprecated in v1.19+");
     resource.columns = vec![
         column::name(),
         text("Status", "Status of the component conditions", |object, _| match condition(object, "status").as_str() {

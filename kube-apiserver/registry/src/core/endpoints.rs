@@ -2,9 +2,14 @@
 //!
 //! Upstream: pkg/registry/core/endpoint, formatEndpoints
 
+use api::field::{Errors, Path};
 use serde_json::Value;
 
+use crate::check;
 use crate::column::{self, text};
+use crate::core::service::non_special_ip;
+use crate::identifier;
+use crate::pod_spec::container::protocol;
 use crate::resource::Resource;
 use crate::rules::Rules;
 use crate::tree::Tree;
@@ -20,9 +25,12 @@ pub fn build(resource: &mut Resource) {
             }
         },
         create_on_update: true,
+        validate: |_, object, errors| validate(object, errors),
+        validate_update: |_, new, _, errors| validate(new, errors),
         ..Rules::GENERIC
     }
     .strategy();
+    resource.deprecation = Some("v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice");
     resource.columns = vec![
         column::name(),
         text(
@@ -64,4 +72,43 @@ fn format(object: &Value) -> String {
         }
     }
     if all.is_empty() { "<none>".to_owned() } else { abbreviate(&all) }
+}
+
+fn validate(object: &Value, errors: &mut Errors) {
+    for (index, subset) in object.items("subsets").iter().enumerate() {
+        let path = Path::new("subsets").index(index);
+        if subset.items("addresses").is_empty() && subset.items("notReadyAddresses").is_empty() {
+            errors.required(&path, "must specify `addresses` or `notReadyAddresses`");
+        }
+        for key in ["addresses", "notReadyAddresses"] {
+            for (index, address) in subset.items(key).iter().enumerate() {
+                let path = path.child(key).index(index);
+                let ip = address.text("ip");
+                check::each(identifier::ip(ip), ip, &path.child("ip"), errors);
+                if !address.text("hostname").is_empty() {
+                    check::label_name(address.text("hostname"), &path.child("hostname"), errors);
+                }
+                if address.has("nodeName") {
+                    check::subdomain(address.text("nodeName"), &path.child("nodeName"), errors);
+                }
+                non_special_ip(ip, &path.child("ip"), errors);
+            }
+        }
+        let ports = subset.items("ports");
+        for (index, port) in ports.iter().enumerate() {
+            let path = path.child("ports").index(index);
+            let name = port.text("name");
+            if ports.len() > 1 && name.is_empty() {
+                errors.required(&path.child("name"), "");
+            } else if !name.is_empty() {
+                check::label_name(name, &path.child("name"), errors);
+            }
+            let number = port.int("port").unwrap_or(0);
+            check::each(identifier::port_number(number), number, &path.child("port"), errors);
+            protocol(port.text("protocol"), &path.child("protocol"), errors);
+            if port.has("appProtocol") {
+                check::qualified(port.text("appProtocol"), &path.child("appProtocol"), errors);
+            }
+        }
+    }
 }

@@ -10,6 +10,10 @@ use crate::resource::{Context, Resource};
 use crate::rules::Rules;
 use crate::tree::Tree;
 
+mod validate;
+
+pub(crate) use validate::non_special_ip;
+
 /// Rules and columns of Services. Addresses and ports are allocated by the server between `prepare` and `validate`.
 pub fn build(resource: &mut Resource) {
     resource.strategy = Rules {
@@ -25,8 +29,10 @@ pub fn build(resource: &mut Resource) {
             drop_type_dependent(new, Some(old));
         },
         warnings,
-        name: identifier::name_is_dns1035_label,
+        name: identifier::name_is_dns_label,
         status: true,
+        validate: |_, service, errors| validate::service(service, errors),
+        validate_update: |_, new, old, errors| validate::change(new, old, errors),
         ..Rules::GENERIC
     }
     .strategy();

@@ -231,7 +231,8 @@ fn nfs(source: &Value, path: &Path, errors: &mut Errors) {
     let text = source.text("path");
     if text.is_empty() {
         errors.required(&path.child("path"), "");
-    } else if !text.starts_with('/') {
+    }
+    if !text.starts_with('/') {
         errors.invalid(&path.child("path"), text, "must be an absolute path");
     }
 }
