@@ -55,6 +55,7 @@ table! {
     "endpointslice-controller" "endpointslice" "endpointslice-controller" true crate::endpointslice::start;
     "garbage-collector-controller" "garbagecollector" "generic-garbage-collector" true crate::garbage_collector::start;
     "statefulset-controller" "statefulset" "statefulset-controller" true crate::statefulset::start;
+    "job-controller" "job" "job-controller" true crate::job::start;
     "deployment-controller" "deployment" "deployment-controller" true crate::deployment::start;
     "replicaset-controller" "replicaset" "replicaset-controller" true crate::replicaset::start;
     "replicationcontroller-controller" "replicationcontroller" "replication-controller" true crate::replicaset::start_replication_controllers;

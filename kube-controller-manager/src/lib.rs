@@ -19,6 +19,7 @@ pub mod garbage_collector;
 pub mod hash;
 pub mod history;
 pub mod int_or_percent;
+pub mod job;
 pub mod key;
 pub mod manager;
 pub mod node_fit;
