@@ -2,6 +2,7 @@
 
 pub mod backoff;
 pub mod bootstrap;
+pub mod certificate;
 pub mod cgroup;
 pub mod config;
 pub mod containers;

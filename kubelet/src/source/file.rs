@@ -19,8 +19,11 @@ pub async fn run(kubelet: Shared, path: PathBuf, told: impl FnOnce()) {
     let mut told = Some(told);
     let (changes, mut changed) = tokio::sync::mpsc::channel::<()>(1);
     // A full channel already says "look again".
-    let watcher = notify::recommended_watcher(move |_| {
-        let _ = changes.try_send(());
+    let watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
+        // Reading is reported too, and we read.
+        if event.is_ok_and(|event| event.kind.is_create() || event.kind.is_modify() || event.kind.is_remove()) {
+            let _ = changes.try_send(());
+        }
     });
     let mut watcher = watcher.ok();
     let mut watching = false;
