@@ -88,11 +88,9 @@ fn complete(mut user: User) -> User {
         }
         return user;
     }
-    let asked_otherwise = user.groups.iter().all(|group| group == UNAUTHENTICATED || group == AUTHENTICATED);
-    if user.groups.is_empty() || !asked_otherwise {
-        if !user.in_group(AUTHENTICATED) {
-            user.groups.push(AUTHENTICATED.to_owned());
-        }
+    let only_virtual = user.groups.iter().all(|group| group == UNAUTHENTICATED || group == AUTHENTICATED);
+    if (user.groups.is_empty() || !only_virtual) && !user.in_group(AUTHENTICATED) {
+        user.groups.push(AUTHENTICATED.to_owned());
     }
     user
 }

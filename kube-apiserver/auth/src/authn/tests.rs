@@ -7,9 +7,12 @@ use crate::authn::service_account::ServiceAccounts;
 use crate::token::issue::Issuer;
 use crate::token::key::{KeySet, SigningKey};
 
+/// Group, resource, namespace, name.
+type Id = (String, String, String, String);
+
 /// A cluster in a map.
 #[derive(Default)]
-pub(crate) struct Cluster(pub(crate) parking_lot::Mutex<HashMap<(String, String, String, String), Arc<Value>>>);
+pub(crate) struct Cluster(parking_lot::Mutex<HashMap<Id, Arc<Value>>>);
 
 impl Cluster {
     pub(crate) fn put(&self, group: &str, resource: &str, object: Value) {

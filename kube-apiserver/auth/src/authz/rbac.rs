@@ -34,10 +34,13 @@ struct Compiled {
     namespaces: HashMap<String, Bindings>,
 }
 
+/// The rules of a role, or why there are none.
+type RoleRules = Result<Arc<[Rule]>, String>;
+
 /// The bindings of one namespace, or of the cluster.
 #[derive(Default)]
 struct Bindings {
-    roles: Vec<Result<Arc<[Rule]>, String>>,
+    roles: Vec<RoleRules>,
     users: HashMap<String, Vec<Hit>>,
     groups: HashMap<String, Vec<Hit>>,
 }
@@ -118,7 +121,7 @@ impl Rbac {
 
 impl Compiled {
     fn new(lister: &dyn Lister, versions: Option<[u64; 4]>) -> Self {
-        let mut roles: HashMap<(String, String), Result<Arc<[Rule]>, String>> = HashMap::new();
+        let mut roles: HashMap<(String, String), RoleRules> = HashMap::new();
         let mut rules = |role_ref: &Value, namespace: &str| {
             let scope = if text(role_ref, "/kind") == "Role" { namespace } else { "" };
             let key = (scope.to_owned(), format!("{}/{}", text(role_ref, "/kind"), text(role_ref, "/name")));
@@ -144,7 +147,7 @@ impl Compiled {
 }
 
 impl Bindings {
-    fn add(&mut self, binding: &Value, namespace: &str, role: Result<Arc<[Rule]>, String>) {
+    fn add(&mut self, binding: &Value, namespace: &str, role: RoleRules) {
         let number = self.roles.len();
         self.roles.push(role);
         for (at, subject) in list(binding, "/subjects").iter().enumerate() {
