@@ -3,6 +3,7 @@
 //! To add one: a file under `backend/` and a line in [`BACKENDS`]. The contract suite (`tests/contract.rs`) then runs over it.
 
 pub mod iptables;
+pub mod nftables;
 pub mod node_ports;
 
 use std::collections::BTreeMap;
@@ -90,7 +91,7 @@ pub struct Kind {
 }
 
 /// Every backend; the first is the default.
-pub const BACKENDS: [Kind; 1] = [iptables::KIND];
+pub const BACKENDS: [Kind; 2] = [iptables::KIND, nftables::KIND];
 
 /// Finds a backend by its `--proxy-mode`; empty means the default.
 pub fn find(mode: &str) -> Option<&'static Kind> {
