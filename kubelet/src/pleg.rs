@@ -95,7 +95,8 @@ async fn follow_events(kubelet: &Shared, has_events: tokio::sync::watch::Sender<
                 }
                 let _ = has_events.send(false);
             }
-            Err(status) if status.code() == tonic::Code::Unimplemented => return,
+            // The sender must stay: without one the looks would follow each other without a pause.
+            Err(status) if status.code() == tonic::Code::Unimplemented => std::future::pending().await,
             Err(_) => {}
         }
         tokio::time::sleep(Duration::from_secs(5)).await;
