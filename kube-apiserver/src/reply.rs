@@ -47,7 +47,15 @@ pub fn tree(code: u16, object: &Value, accept: Accept) -> Response {
 
 /// An error.
 pub fn status(status: &Status, accept: Accept) -> Response {
-    let mut response = tree(status.code, &status.to_value(), Accept { shape: Shape::Object, ..accept });
+    let mut object = status.to_value();
+    // A continue token is list metadata, and has nowhere else to travel in a `Status`.
+    if status.code == 410
+        && let Some(token) = object.pointer("/details/continue").cloned()
+    {
+        object["metadata"]["continue"] = token;
+        object.as_object_mut().map(|map| map.remove("details"));
+    }
+    let mut response = tree(status.code, &object, Accept { shape: Shape::Object, ..accept });
     if let Some(seconds) = status.retry_after_seconds() {
         response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(seconds));
     }

@@ -25,7 +25,7 @@ const FOREGROUND: &str = "foregroundDeletion";
 /// Finalizer of objects whose dependents are let go.
 const ORPHAN: &str = "orphan";
 /// Tries of a compare-and-swap.
-const TRIES: usize = 32;
+const TRIES: usize = 1000;
 
 /// `DeleteOptions`.
 #[derive(Clone, Debug, Default)]

@@ -19,8 +19,8 @@ use crate::storage::Error;
 use crate::table::Served;
 use crate::verb::options::WriteOptions;
 
-/// Tries of a compare-and-swap before a conflict is reported to clients that named no version.
-const TRIES: usize = 32;
+/// Tries of a compare-and-swap: each failure means that somebody else succeeded. Upstream tries until the request's deadline.
+const TRIES: usize = 1000;
 
 /// A version of an object in etcd.
 #[derive(Clone)]

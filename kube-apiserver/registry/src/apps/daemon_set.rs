@@ -79,6 +79,8 @@ fn count(object: &Value, field: &str) -> Value {
 }
 
 fn default(object: &mut Value) {
+    // Upstream's conversion always writes the annotation, so whoever writes the object owns it; create and update set the count.
+    object.child("metadata").child("annotations").fill(TEMPLATE_GENERATION, "0");
     let spec = object.child("spec");
     let strategy = spec.child("updateStrategy");
     strategy.fill_text("type", "RollingUpdate");
@@ -100,7 +102,7 @@ fn create(_context: &Context, object: &mut Value) {
         "status",
         json!({"currentNumberScheduled": 0, "numberMisscheduled": 0, "desiredNumberScheduled": 0, "numberReady": 0}),
     );
-    object.child("metadata").child("annotations").fill(TEMPLATE_GENERATION, "1");
+    object.child("metadata").child("annotations").set(TEMPLATE_GENERATION, "1");
 }
 
 fn update(_context: &Context, new: &mut Value, old: &Value) {

@@ -106,12 +106,14 @@ fn normalize_cluster_ips(service: &mut Value, old: Option<&Value>) {
         }
         return;
     };
-    let (before_ip, before_ips) = (old.at("spec").text("clusterIP"), old.at("spec").items("clusterIPs"));
-    let same_list = spec.items("clusterIPs") == before_ips;
-    if !before_ip.is_empty() && ip.is_empty() && same_list {
-        spec.drop("clusterIPs");
-    } else if ip != before_ip && same_list {
-        if ip.is_empty() { spec.drop("clusterIPs") } else { spec.set("clusterIPs", json!([ip])) }
+    let before = old.at("spec");
+    let same_list = spec.items("clusterIPs") == before.items("clusterIPs");
+    if ip.is_empty() {
+        if !before.text("clusterIP").is_empty() && same_list {
+            spec.drop("clusterIPs");
+        }
+    } else if spec.items("clusterIPs").is_empty() || (ip != before.text("clusterIP") && same_list) {
+        spec.set("clusterIPs", json!([ip]));
     }
 }
 
@@ -136,10 +138,11 @@ fn drop_type_dependent(new: &mut Value, old: Option<&Value>) {
         }
     }
     if needs_port(old) && !needs_port(new) {
-        let port_of = |service: &Value| -> Vec<Option<i64>> {
-            service.at("spec").items("ports").iter().map(|p| p.int("nodePort")).collect()
+        let numbers = |service: &Value| -> Vec<i64> {
+            service.at("spec").items("ports").iter().filter_map(|port| port.int("nodePort")).filter(|port| *port != 0).collect()
         };
-        if port_of(old) == port_of(new) {
+        let before = numbers(old);
+        if numbers(new).iter().all(|port| before.contains(port)) {
             for port in new.child("spec").items_mut("ports") {
                 port.drop("nodePort");
             }
@@ -176,11 +179,11 @@ fn patch_allocated(new: &mut Value, old: &Value) {
     let kind = |service: &Value| service.at("spec").text("type").to_owned();
     let (now, before) = (kind(new), kind(old));
     if now != "ExternalName" && before != "ExternalName" {
-        let ip_missing = new.at("spec").text("clusterIP").is_empty() && new.at("spec").items("clusterIPs").is_empty();
-        if ip_missing {
-            for field in ["clusterIP", "clusterIPs"] {
-                new.child("spec").keep(field, old.at("spec"));
-            }
+        if new.at("spec").text("clusterIP").is_empty() {
+            new.child("spec").keep("clusterIP", old.at("spec"));
+        }
+        if new.at("spec").items("clusterIPs").is_empty() && new.at("spec").text("clusterIP") == old.at("spec").text("clusterIP") {
+            new.child("spec").keep("clusterIPs", old.at("spec"));
         }
         for field in ["ipFamilies", "ipFamilyPolicy"] {
             if !new.at("spec").has(field) {

@@ -334,7 +334,9 @@ fn traffic(spec: &Value, path: &Path, errors: &mut Errors) {
 pub(super) fn change(new: &Value, old: &Value, errors: &mut Errors) {
     let path = Path::new("spec");
     let (after, before) = (new.at("spec"), old.at("spec"));
-    if after.text("type") != "ExternalName" && before.text("type") != "ExternalName" {
+    let mut addresses = Errors::new();
+    cluster_ips(after, &path, &mut addresses);
+    if addresses.is_empty() && after.text("type") != "ExternalName" && before.text("type") != "ExternalName" {
         let at = path.child("clusterIPs");
         match (before.items("clusterIPs").first(), after.items("clusterIPs").first()) {
             (Some(_), None) => errors.invalid(&at.index(0), after.at("clusterIPs").clone(), "primary clusterIP can not be unset"),
