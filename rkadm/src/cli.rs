@@ -38,6 +38,12 @@ pub enum Command {
     Config(command::config::ConfigArgs),
     /// Manage bootstrap tokens
     Token(command::token::TokenArgs),
+    /// Commands related to handling Kubernetes certificates
+    Certs(command::certs::CertsArgs),
+    /// Kubeconfig file utilities
+    Kubeconfig(command::kubeconfig::KubeconfigArgs),
+    /// etcd of the control plane: state, members, snapshots
+    Etcd(command::etcd::EtcdArgs),
     /// Print the version of rkadm
     Version(command::version::VersionArgs),
     /// Virtual hosts on one machine
@@ -59,6 +65,9 @@ pub async fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Reset(args) => reset::run(args, rootfs).await,
         Command::Config(args) => command::config::run(args).await,
         Command::Token(args) => command::token::run(args).await,
+        Command::Certs(args) => command::certs::run(args, rootfs).await,
+        Command::Kubeconfig(args) => command::kubeconfig::run(args, rootfs).await,
+        Command::Etcd(args) => command::etcd::run(args, rootfs).await,
         Command::Version(args) => command::version::run(args),
         Command::Lab(args) => lab::run(args).await,
         Command::Supervise { name } if name == "boot" => crate::supervise::boot(),

@@ -14,6 +14,9 @@ use tokio::net::UnixStream;
 use tonic::codegen::http::uri::PathAndQuery;
 use tonic::transport::{Channel, Endpoint};
 
+/// Where containerd listens, for commands that have no configuration at hand.
+pub const DEFAULT_SOCKET: &str = crate::config::types::DEFAULT_CRI_SOCKET;
+
 /// A connection to the runtime.
 #[derive(Clone)]
 pub struct Runtime(Channel);

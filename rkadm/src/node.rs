@@ -73,23 +73,7 @@ impl Node {
 
     /// What the certificates depend on.
     pub fn pki_cluster(&self) -> anyhow::Result<tree::Cluster> {
-        let cluster = &self.cluster;
-        let local = cluster.etcd.local.clone().unwrap_or_default();
-        Ok(tree::Cluster {
-            node_name: self.name().to_string(),
-            advertise_address: self.address(),
-            service_addresses: kubelet::service_addresses(cluster, 1),
-            dns_domain: cluster.networking.dns_domain.clone(),
-            control_plane_host: endpoint::parse(&cluster.control_plane_endpoint).map(|endpoint| endpoint.host),
-            apiserver_sans: cluster.api_server.cert_sans.clone(),
-            etcd_server_sans: local.server_cert_sans,
-            etcd_peer_sans: local.peer_cert_sans,
-            external_etcd: cluster.etcd.external.is_some(),
-            algorithm: cluster.encryption_algorithm.parse()?,
-            validity: cluster.certificate_validity_period,
-            ca_validity: cluster.ca_certificate_validity_period,
-            now: SystemTime::now(),
-        })
+        pki_cluster(&self.cluster, self.name(), &self.endpoint)
     }
 
     pub fn ensure_certificate(&mut self, item: &'static tree::Item) -> anyhow::Result<tree::Outcome> {
@@ -248,6 +232,26 @@ impl Node {
 
 /// A wait that takes this long says what it waits for.
 pub const HINT_AFTER: Duration = Duration::from_secs(10);
+
+/// What the certificates of a node depend on.
+pub fn pki_cluster(cluster: &ClusterConfiguration, name: &str, endpoint: &ApiEndpoint) -> anyhow::Result<tree::Cluster> {
+    let local = cluster.etcd.local.clone().unwrap_or_default();
+    Ok(tree::Cluster {
+        node_name: name.to_string(),
+        advertise_address: endpoint.advertise_address.parse().context("the address to advertise")?,
+        service_addresses: kubelet::service_addresses(cluster, 1),
+        dns_domain: cluster.networking.dns_domain.clone(),
+        control_plane_host: endpoint::parse(&cluster.control_plane_endpoint).map(|endpoint| endpoint.host),
+        apiserver_sans: cluster.api_server.cert_sans.clone(),
+        etcd_server_sans: local.server_cert_sans,
+        etcd_peer_sans: local.peer_cert_sans,
+        external_etcd: cluster.etcd.external.is_some(),
+        algorithm: cluster.encryption_algorithm.parse()?,
+        validity: cluster.certificate_validity_period,
+        ca_validity: cluster.ca_certificate_validity_period,
+        now: SystemTime::now(),
+    })
+}
 
 /// Between two looks at something that is coming up.
 pub const POLL: Duration = Duration::from_millis(50);

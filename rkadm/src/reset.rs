@@ -203,6 +203,7 @@ pub async fn cleanup_node(reset: &mut Reset) -> anyhow::Result<()> {
         note("removing the pods", removed.map(drop));
     }
     note("removing network rules", remove_network().await);
+    remove_kubelet_chains().await;
     note("unmounting", unmount_below(&reset.files.real(Path::new(kubelet::DIR))));
     for path in doomed(reset) {
         note("removing files", remove(&reset.files.real(&path)));
@@ -236,6 +237,8 @@ fn doomed(reset: &Reset) -> Vec<PathBuf> {
         "/var/lib/dockershim".into(),
         "/var/run/kubernetes".into(),
         "/var/lib/cni".into(),
+        "/opt/cni/bin/rk-cni".into(),
+        "/etc/kubernetes/rk-held".into(),
         "/var/log/pods".into(),
         "/var/log/containers".into(),
         crate::preflight::SYSCTL_FILE.into(),
@@ -289,6 +292,25 @@ async fn remove_network() -> anyhow::Result<()> {
         }
     }
     Ok(())
+}
+
+/// Chains that the kubelet keeps, in both families. What is not there is fine.
+async fn remove_kubelet_chains() {
+    const STEPS: [(&str, &[&str]); 7] = [
+        ("filter", &["-D", "INPUT", "-j", "KUBE-FIREWALL"]),
+        ("filter", &["-D", "OUTPUT", "-j", "KUBE-FIREWALL"]),
+        ("filter", &["-F", "KUBE-FIREWALL"]),
+        ("filter", &["-X", "KUBE-FIREWALL"]),
+        ("mangle", &["-X", "KUBE-IPTABLES-HINT"]),
+        ("mangle", &["-X", "KUBE-KUBELET-CANARY"]),
+        ("nat", &["-X", "KUBE-KUBELET-CANARY"]),
+    ];
+    for program in ["iptables", "ip6tables"] {
+        let Some(path) = host::find_program(program) else { continue };
+        for (table, args) in STEPS {
+            let _ = tokio::process::Command::new(&path).args(["-w", "-t", table]).args(args).output().await;
+        }
+    }
 }
 
 /// Unmounts everything below a directory, deepest first. Upstream: unmountKubeletDirectory.
