@@ -159,19 +159,31 @@ impl Patch {
             PatchType::Strategic => strategic::apply(schema, current, &self.document)?,
             PatchType::Apply => return Err(PatchError::Other("apply patches are not merged here".to_owned())),
         };
-        let shown = |patched: &Value| match self.kind {
-            PatchType::Strategic => go_print(&self.document),
-            _ => patched.to_string(),
+        let invalid = |patched: Option<&Value>, message: String| PatchError::Invalid {
+            value: patched.map_or_else(|| go_print(&self.document), Value::to_string),
+            message,
         };
-        // Shown only in errors, and printing costs: the tree is kept by the decoder only on success.
-        let check = patched.clone();
-        let mut decoded = schema
-            .decode_value(patched, validation)
-            .map_err(|error| PatchError::Invalid { value: shown(&check), message: error.to_string() })?;
+        let mut decoded = if self.kind == PatchType::Strategic {
+            schema.decode_value(patched, validation).map_err(|error| {
+                let message = error.to_string();
+                // Strategic merges are converted from generic maps in Go, which words this one differently.
+                let prefix = if message.starts_with("illegal base64") { "error decoding from json: " } else { "" };
+                invalid(None, format!("{prefix}{message}"))
+            })?
+        } else {
+            // The patched document is shown in errors, so it is kept.
+            let decoded = schema.decode_ref(&patched, validation).map_err(|error| invalid(Some(&patched), error.to_string()))?;
+            if validation == FieldValidation::Strict
+                && let Some(message) = decoded.strict_error()
+            {
+                return Err(invalid(Some(&patched), message));
+            }
+            decoded
+        };
         if validation == FieldValidation::Strict
             && let Some(message) = decoded.strict_error()
         {
-            return Err(PatchError::Invalid { value: shown(&check), message });
+            return Err(invalid(None, message));
         }
         if !self.problems.is_empty() {
             decoded.problems.splice(0..0, self.problems.iter().cloned());
@@ -193,9 +205,28 @@ pub fn merge(target: &mut Value, patch: &Value) {
     for (name, value) in patch {
         if value.is_null() {
             target.remove(name);
-        } else {
-            merge(target.entry(name.clone()).or_insert(Value::Null), value);
+            continue;
         }
+        match (target.get_mut(name), value) {
+            (Some(old @ Value::Object(_)), Value::Object(_)) => merge(old, value),
+            _ => {
+                let mut value = value.clone();
+                prune_nulls(&mut value);
+                target.insert(name.clone(), value);
+            }
+        }
+    }
+}
+
+/// Drops null members, also within lists; null elements stay.
+fn prune_nulls(value: &mut Value) {
+    match value {
+        Value::Object(map) => {
+            map.retain(|_, value| !value.is_null());
+            map.values_mut().for_each(prune_nulls);
+        }
+        Value::Array(list) => list.iter_mut().for_each(prune_nulls),
+        _ => {}
     }
 }
 

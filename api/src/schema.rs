@@ -106,6 +106,14 @@ impl Schema {
         decode::from_value(self, value, validation)
     }
 
+    /// The same without taking the tree.
+    ///
+    /// # Errors
+    /// The first value of a wrong type.
+    pub fn decode_ref(&self, value: &Value, validation: FieldValidation) -> Result<Decoded, DecodeError> {
+        decode::from_ref(self, value, validation)
+    }
+
     /// Brings a tree that was decoded by this schema and then changed by our own code (defaulting, strategies) into canonical form:
     /// empties dropped, missing non-optional parts added. Values of a wrong type are left alone.
     pub fn normalize(&self, value: &mut Value) {

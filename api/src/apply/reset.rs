@@ -46,7 +46,7 @@ pub(super) fn ignored(object: &Value, subresource: &str) -> Set {
         ("apps", "Deployment") => status_only(main(), json!({"f:spec": {}, "f:metadata": {"f:labels": {}}})),
         ("storage.k8s.io", "VolumeAttachment") => status_only(main(), json!({"f:spec": {}, "f:metadata": {}})),
         ("certificates.k8s.io", "CertificateSigningRequest") => match subresource {
-            "" => set(json!({"f:status": {}})),
+            "" => set(json!({"f:spec": {}, "f:status": {}})),
             "status" => set(json!({"f:spec": {}, "f:status": {"f:conditions": {}}})),
             "approval" => set(json!({"f:spec": {}, "f:status": {"f:certificate": {}}})),
             _ => Set::new(),

@@ -94,6 +94,13 @@ pub(super) fn from_value(schema: &Schema, value: Value, validation: FieldValidat
     context.finish(object)
 }
 
+pub(super) fn from_ref(schema: &Schema, value: &Value, validation: FieldValidation) -> Result<Decoded, DecodeError> {
+    let mut context = Context::new(&schema.table, validation);
+    let seed = Seed { context: &mut context, kind: schema.root, go_type: "", owner: None };
+    let object = seed.deserialize(value).map_err(|error| DecodeError::Syntax(error.to_string()))?;
+    context.finish(object)
+}
+
 /// Parses any JSON document, with duplicate fields told.
 pub(crate) fn decode_any(body: &[u8], validation: FieldValidation) -> Result<Decoded, DecodeError> {
     let table = Table::default();

@@ -77,6 +77,9 @@ pub(crate) fn emit(table: &Table, field: &Field, value: Value) -> Option<Value> 
         Value::String(text) if empty && text.is_empty() && !matches!(field.kind, Type::IntOrString | Type::Raw) => None,
         Value::Array(list) if empty && list.is_empty() && !matches!(field.kind, Type::Raw | Type::Any) => None,
         Value::Object(map) if empty && map.is_empty() && matches!(field.kind, Type::Map(_)) => None,
+        // Storage in protobuf knows no empty list beside a missing one.
+        Value::Array(list) if list.is_empty() && matches!(field.kind, Type::List(_)) => Some(Value::Null),
+        Value::Object(map) if map.is_empty() && matches!(field.kind, Type::Map(_)) => Some(Value::Null),
         _ if omit_zero && value == zero(table, field.kind) => None,
         _ => Some(value),
     }
