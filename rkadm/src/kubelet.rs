@@ -113,10 +113,6 @@ pub fn node_configuration(cluster_wide: &Value, host: &Host, node: &NodeRegistra
     {
         map.remove("resolvConf");
     }
-    // The kubelet refuses cgroup v1 unless told otherwise; preflight has warned, and a host with v1 has nothing else to offer.
-    if !host.cgroup_v2 && config["failCgroupV1"].is_null() {
-        config["failCgroupV1"] = json!(false);
-    }
     merge(&mut config, &instance_configuration(node));
     config
 }
