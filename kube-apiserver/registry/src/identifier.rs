@@ -312,11 +312,7 @@ pub fn percent(text: &str) -> Vec<String> {
     if ok {
         Vec::new()
     } else {
-        vec![regex_error(
-            "a valid percent string must consist of a numeric string followed by an ending '%'",
-            "[0-9]+%",
-            &["1%", "93%"],
-        )]
+        vec![regex_error("a valid percent string must be a numeric string followed by an ending '%'", "[0-9]+%", &["1%", "93%"])]
     }
 }
 

@@ -1,5 +1,8 @@
 //! The scheduling.k8s.io group.
 
+use api::field::{Errors, Path};
+use serde_json::Value;
+
 use crate::column::{self, boolean, integer, text};
 use crate::resource::Resource;
 use crate::rules::{Generation, Rules};
@@ -9,6 +12,15 @@ use crate::tree::Tree;
 pub fn priority_class(resource: &mut Resource) {
     resource.strategy = Rules {
         default: |object| object.fill("preemptionPolicy", "PreemptLowerPriority"),
+        validate: |_, object, errors| validate(object, errors),
+        validate_update: |_, new, old, errors| {
+            if new.int("value").unwrap_or(0) != old.int("value").unwrap_or(0) {
+                errors.forbidden(&Path::new("value"), "may not be changed in an update.");
+            }
+            if new.at("preemptionPolicy") != old.at("preemptionPolicy") {
+                errors.invalid(&Path::new("preemptionPolicy"), new.at("preemptionPolicy").clone(), "field is immutable");
+            }
+        },
         generation: Generation::Once,
         ..Rules::GENERIC
     }
@@ -28,4 +40,29 @@ pub fn priority_class(resource: &mut Resource) {
             object.text("preemptionPolicy").into()
         }),
     ];
+}
+
+/// The highest value that users may give. Upstream: HighestUserDefinablePriority
+const HIGHEST: i64 = 1_000_000_000;
+const SYSTEM: &[(&str, i64)] = &[("system-cluster-critical", 2_000_000_000), ("system-node-critical", 2_000_001_000)];
+
+fn validate(object: &Value, errors: &mut Errors) {
+    let name = object.at("metadata").text("name");
+    let value = object.int("value").unwrap_or(0);
+    if name.starts_with("system-") {
+        let known = SYSTEM.iter().any(|(system, number)| *system == name && *number == value);
+        if !known {
+            errors.forbidden(
+                &Path::new("metadata.name"),
+                format!("priority class names with 'system-' prefix are reserved for system use only. error: {name} is not a known system priority class"),
+            );
+        }
+    } else if value > HIGHEST {
+        errors.forbidden(&Path::new("value"), format!("maximum allowed value of a user defined priority is {HIGHEST}"));
+    }
+    match object.text("preemptionPolicy") {
+        "PreemptLowerPriority" | "Never" => {}
+        "" => errors.required(&Path::new("preemptionPolicy"), ""),
+        other => errors.not_one_of(&Path::new("preemptionPolicy"), other, &["PreemptLowerPriority", "Never"]),
+    }
 }

@@ -10,6 +10,7 @@ use crate::rules::Rules;
 use crate::tree::Tree;
 
 mod targets;
+mod validate;
 
 const METRICS: &str = "autoscaling.alpha.kubernetes.io/metrics";
 const CURRENT_METRICS: &str = "autoscaling.alpha.kubernetes.io/current-metrics";
@@ -20,6 +21,8 @@ const BEHAVIOR: &str = "autoscaling.alpha.kubernetes.io/behavior";
 pub fn build(resource: &mut Resource) {
     resource.strategy = Rules {
         default: default_v2,
+        validate: |_, object, errors| validate::autoscaler(object, errors),
+        validate_update: |_, object, _, errors| validate::autoscaler(object, errors),
         create: |_, object| object.set("status", json!({"currentMetrics": null, "desiredReplicas": 0})),
         status: true,
         ..Rules::GENERIC
@@ -32,6 +35,8 @@ pub fn build(resource: &mut Resource) {
 pub fn build_v1(resource: &mut Resource) {
     resource.strategy = Rules {
         default: default_v1,
+        validate: |_, object, errors| validate::old(object, errors),
+        validate_update: |_, object, _, errors| validate::old(object, errors),
         create: |_, object| object.set("status", json!({"currentReplicas": 0, "desiredReplicas": 0})),
         status: true,
         ..Rules::GENERIC

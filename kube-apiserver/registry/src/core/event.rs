@@ -2,6 +2,7 @@
 //!
 //! Upstream: pkg/registry/core/event, pkg/apis/events/v1/conversion.go
 
+use api::field::{Errors, Path};
 use serde_json::Value;
 
 use crate::column::{self, since, text, unix, wide};
@@ -12,7 +13,14 @@ use crate::tree::Tree;
 
 /// Rules and columns of core Events.
 pub fn build(resource: &mut Resource) {
-    resource.strategy = Rules { create_on_update: true, name: identifier::path_segment, ..Rules::GENERIC }.strategy();
+    resource.strategy = Rules {
+        create_on_update: true,
+        name: identifier::path_segment,
+        validate: |_, event, errors| validate(event, errors),
+        validate_update: |_, event, _, errors| validate(event, errors),
+        ..Rules::GENERIC
+    }
+    .strategy();
     resource.selectable = vec![
         ("involvedObject.kind", |event| involved(event).text("kind").to_owned()),
         ("involvedObject.namespace", |event| involved(event).text("namespace").to_owned()),
@@ -191,5 +199,15 @@ mod tests {
         assert_eq!(event["involvedObject"]["kind"], "Pod");
         from_core(&mut event);
         assert_eq!(event, new);
+    }
+}
+
+/// Events about namespaced objects stand in their namespace, others in `default`.
+fn validate(event: &Value, errors: &mut Errors) {
+    let field = if event.has("involvedObject") { "involvedObject.namespace" } else { "regarding.namespace" };
+    let (about, own) = (involved(event).text("namespace"), event.at("metadata").text("namespace"));
+    let fits = if about.is_empty() { matches!(own, "" | "default" | "kube-system") } else { about == own };
+    if !fits {
+        errors.invalid(&Path::new(field), about, "does not match event.namespace");
     }
 }

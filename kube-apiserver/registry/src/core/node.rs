@@ -2,9 +2,13 @@
 //!
 //! Upstream: pkg/registry/core/node, printNode
 
+use api::field::{Errors, Path};
 use serde_json::{Value, json};
 
+use crate::check;
 use crate::column::{self, text, wide};
+use crate::identifier;
+use crate::pod_spec::affinity::taint_effect;
 use crate::resource::Resource;
 use crate::rules::Rules;
 use crate::tree::Tree;
@@ -12,7 +16,17 @@ use crate::tree::Tree;
 /// Rules and columns of Nodes.
 pub fn build(resource: &mut Resource) {
     // Kubelets set their status when they register, so creation keeps it.
-    resource.strategy = Rules { default, update: |_, new, old| new.keep("status", old), ..Rules::GENERIC }.strategy();
+    resource.strategy = Rules {
+        default,
+        update: |_, new, old| new.keep("status", old),
+        validate: |_, node, errors| validate(node, errors),
+        validate_update: |_, new, old, errors| {
+            validate(new, errors);
+            validate_change(new, old, errors);
+        },
+        ..Rules::GENERIC
+    }
+    .strategy();
     resource.selectable = vec![("spec.unschedulable", |node| node.at("spec").truth("unschedulable").to_string())];
     resource.columns = vec![
         column::name(),
@@ -101,5 +115,55 @@ fn info(node: &Value, field: &str) -> Value {
     match node.path("status.nodeInfo").text(field) {
         "" => "<unknown>".into(),
         text => text.into(),
+    }
+}
+
+fn validate(node: &Value, errors: &mut Errors) {
+    let path = Path::new("spec");
+    let spec = node.at("spec");
+    // Upstream tells of taints below metadata.
+    let at = Path::new("metadata.taints");
+    let mut seen = Vec::new();
+    for (index, taint) in spec.items("taints").iter().enumerate() {
+        let path = at.index(index);
+        let (key, effect) = (taint.text("key"), taint.text("effect"));
+        check::qualified(key, &path.child("key"), errors);
+        let value = taint.text("value");
+        let messages = identifier::label_value(value);
+        if !messages.is_empty() {
+            errors.invalid(&path.child("value"), value, messages.join(";"));
+        }
+        taint_effect(effect, false, &path.child("effect"), errors);
+        if seen.contains(&(key, effect)) {
+            errors.add_shown(
+                api::field::ErrorType::Duplicate,
+                &path,
+                format!(r#"{{"Key":{key:?},"Value":{value:?},"Effect":{effect:?},"TimeAdded":null}}"#),
+                "taints must be unique by key and effect pair",
+            );
+        } else {
+            seen.push((key, effect));
+        }
+    }
+    let cidrs = spec.items("podCIDRs");
+    let at = path.child("podCIDRs");
+    for (index, cidr) in cidrs.iter().enumerate() {
+        let cidr = cidr.as_str().unwrap_or("");
+        check::each(identifier::cidr(cidr), cidr, &at.index(index), errors);
+    }
+    if cidrs.len() > 2 {
+        errors.invalid(&at, cidrs.to_vec(), "may specify no more than one CIDR for each IP family");
+    }
+}
+
+fn validate_change(new: &Value, old: &Value, errors: &mut Errors) {
+    let path = Path::new("spec");
+    let (after, before) = (new.at("spec"), old.at("spec"));
+    if !before.items("podCIDRs").is_empty() && before.items("podCIDRs") != after.items("podCIDRs") {
+        errors.forbidden(&path.child("podCIDRs"), "node updates may not change podCIDR except from \"\" to valid");
+    }
+    let provider = before.text("providerID");
+    if !provider.is_empty() && provider != after.text("providerID") {
+        errors.forbidden(&path.child("providerID"), "node updates may not change providerID except from \"\" to valid");
     }
 }

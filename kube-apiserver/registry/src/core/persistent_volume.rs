@@ -2,13 +2,17 @@
 //!
 //! Upstream: pkg/registry/core/persistentvolume, printPersistentVolume
 
+use api::field::{ErrorType, Errors, Path};
 use serde_json::{Value, json};
 
+use crate::check;
 use crate::column::{self, text, wide};
 use crate::pod_spec::defaults::{resource_list, storage_source};
+use crate::pod_spec::{affinity, difference, volume};
+use crate::quantity;
 use crate::resource::{Context, Resource};
 use crate::rules::Rules;
-use crate::tree::Tree;
+use crate::tree::{Tree, same};
 
 /// Rules and columns of PersistentVolumes.
 pub fn build(resource: &mut Resource) {
@@ -18,6 +22,11 @@ pub fn build(resource: &mut Resource) {
         status_update,
         warnings,
         status: true,
+        validate: |_, volume, errors| validate(volume, errors),
+        validate_update: |_, new, old, errors| {
+            validate(new, errors);
+            validate_change(new, old, errors);
+        },
         ..Rules::GENERIC
     }
     .strategy();
@@ -118,4 +127,92 @@ fn warnings(_context: &Context, new: &Value, _old: Option<&Value>) -> Vec<String
         out.push("spec.persistentVolumeReclaimPolicy: The Recycle reclaim policy is deprecated. Instead, the recommended approach is to use dynamic provisioning.".to_owned());
     }
     out
+}
+
+fn validate(object: &Value, errors: &mut Errors) {
+    let path = Path::new("spec");
+    let spec = object.at("spec");
+    if spec.items("accessModes").is_empty() {
+        errors.required(&path.child("accessModes"), "");
+    }
+    volume::access_modes(spec, &path, errors);
+    let at = path.child("capacity");
+    if spec.len_of("capacity") == 0 {
+        errors.required(&at, "");
+    }
+    if !spec.at("capacity").has("storage") || spec.len_of("capacity") > 1 {
+        errors.add(ErrorType::NotSupported, &at, spec.at("capacity").clone(), "supported values: \"storage\"");
+    }
+    for (name, amount) in spec.entries("capacity") {
+        if quantity::parse(amount).is_some_and(|amount| amount <= 0) {
+            errors.invalid(&at.key(name), amount.clone(), "must be greater than zero");
+        }
+    }
+    let policy = spec.text("persistentVolumeReclaimPolicy");
+    if !matches!(policy, "" | "Delete" | "Recycle" | "Retain") {
+        errors.not_supported(&path.child("persistentVolumeReclaimPolicy"), policy, &["Delete", "Recycle", "Retain"]);
+    }
+    let required = spec.path("nodeAffinity.required");
+    if spec.has("nodeAffinity") {
+        let at = path.child("nodeAffinity.required");
+        if required.is_null() {
+            errors.required(&at, "must specify required node constraints");
+        } else {
+            affinity::node_selector(required, &at, errors);
+        }
+    }
+    if !volume::persistent(spec, &path, errors) {
+        errors.required(&path, "must specify a volume type");
+    }
+    if spec.has("local") && required.is_null() {
+        errors.required(&Path::new("metadata.annotations"), "Local volume requires node affinity");
+    }
+    if spec.at("hostPath").text("path") == "/" && policy == "Recycle" {
+        errors.forbidden(&path.child("persistentVolumeReclaimPolicy"), "may not be 'recycle' for a hostPath mount of '/'");
+    }
+    for field in ["storageClassName", "volumeAttributesClassName"] {
+        if !spec.text(field).is_empty() {
+            check::subdomain(spec.text(field), &path.child(field), errors);
+        }
+    }
+    volume::volume_mode(spec, &path, errors);
+}
+
+/// Fields of the spec that are no source.
+const PLAIN: &[&str] = &[
+    "accessModes",
+    "capacity",
+    "claimRef",
+    "mountOptions",
+    "nodeAffinity",
+    "persistentVolumeReclaimPolicy",
+    "storageClassName",
+    "volumeAttributesClassName",
+    "volumeMode",
+];
+
+fn source(spec: &Value) -> Value {
+    let mut spec = spec.clone();
+    for field in PLAIN {
+        spec.drop(field);
+    }
+    spec
+}
+
+fn validate_change(new: &Value, old: &Value, errors: &mut Errors) {
+    let path = Path::new("spec");
+    let (after, before) = (new.at("spec"), old.at("spec"));
+    if !same(&source(after), &source(before)) {
+        let difference = difference::persistent_volume_source(&source(before), &source(after));
+        errors.forbidden(
+            &path.child("persistentvolumesource"),
+            format!("spec.persistentvolumesource is immutable after creation\n{difference}"),
+        );
+    }
+    if after.at("volumeMode") != before.at("volumeMode") {
+        errors.invalid(&path.child("volumeMode"), after.at("volumeMode").clone(), "field is immutable");
+    }
+    if before.has("nodeAffinity") && !same(after.at("nodeAffinity"), before.at("nodeAffinity")) {
+        errors.invalid(&path.child("nodeAffinity"), after.at("nodeAffinity").clone(), "field is immutable");
+    }
 }

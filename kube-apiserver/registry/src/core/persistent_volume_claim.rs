@@ -2,20 +2,31 @@
 //!
 //! Upstream: pkg/registry/core/persistentvolumeclaim, printPersistentVolumeClaim
 
+use api::field::{Errors, Path};
 use serde_json::{Value, json};
 
 use super::persistent_volume::{access_modes, class, unset};
 use crate::column::{self, text, wide};
-use crate::pod_spec::defaults;
+use crate::pod_spec::{defaults, difference, volume};
+use crate::quantity;
 use crate::resource::Resource;
 use crate::rules::Rules;
-use crate::tree::Tree;
+use crate::tree::{Tree, same};
 
 /// Rules and columns of PersistentVolumeClaims.
 pub fn build(resource: &mut Resource) {
-    resource.strategy =
-        Rules { default, create: |_, object| object.set("status", json!({"phase": "Pending"})), status: true, ..Rules::GENERIC }
-            .strategy();
+    resource.strategy = Rules {
+        default,
+        create: |_, object| object.set("status", json!({"phase": "Pending"})),
+        status: true,
+        validate: |_, claim, errors| volume::claim_spec(claim.at("spec"), &Path::new("spec"), errors),
+        validate_update: |_, new, old, errors| {
+            volume::claim_spec(new.at("spec"), &Path::new("spec"), errors);
+            validate_change(new, old, errors);
+        },
+        ..Rules::GENERIC
+    }
+    .strategy();
     resource.columns = vec![
         column::name(),
         text("Status", "phase represents the current phase of PersistentVolumeClaim.", |object, _| {
@@ -59,4 +70,36 @@ pub fn build(resource: &mut Resource) {
 pub fn default(object: &mut Value) {
     object.child("status").fill_text("phase", "Pending");
     defaults::claim_spec(object.child("spec"));
+}
+
+fn validate_change(new: &Value, old: &Value, errors: &mut Errors) {
+    let path = Path::new("spec");
+    let (after, before) = (new.at("spec"), old.at("spec"));
+    let mut kept = after.clone();
+    // The binder fills in the volume, late binding the class.
+    if before.text("volumeName").is_empty() {
+        kept.keep("volumeName", before);
+    }
+    if !before.has("storageClassName") {
+        kept.keep("storageClassName", before);
+    }
+    let bound = old.at("status").text("phase") == "Bound";
+    if bound {
+        let requests = before.path("resources.requests").clone();
+        kept.child("resources").set("requests", requests);
+        kept.keep("volumeAttributesClassName", before);
+    }
+    if !same(&kept, before) {
+        let difference = difference::claim_spec(before, &kept);
+        errors.forbidden(
+            &path,
+            format!("spec is immutable after creation except resources.requests and volumeAttributesClassName for bound claims\n{difference}"),
+        );
+    }
+    let size = |spec: &Value| quantity::parse(spec.path("resources.requests.storage")).unwrap_or(0);
+    let capacity = quantity::parse(old.path("status.capacity.storage")).unwrap_or(0);
+    if size(after) < size(before) && (size(after) <= capacity || !bound) {
+        let at = path.child("resources.requests.storage");
+        errors.forbidden(&at, "field can not be less than status.capacity");
+    }
 }

@@ -2,13 +2,15 @@
 //!
 //! Upstream: pkg/registry/core/resourcequota, printResourceQuota
 
+use api::field::{Errors, Path};
 use serde_json::Value;
 
 use crate::column::{self, text};
 use crate::pod_spec::defaults::resource_list;
+use crate::pod_spec::resources;
 use crate::resource::Resource;
 use crate::rules::Rules;
-use crate::tree::Tree;
+use crate::tree::{Tree, same};
 
 /// Rules and columns of ResourceQuotas.
 pub fn build(resource: &mut Resource) {
@@ -19,6 +21,13 @@ pub fn build(resource: &mut Resource) {
             }
         },
         status: true,
+        validate: |_, object, errors| validate(object, errors),
+        validate_update: |_, new, old, errors| {
+            validate(new, errors);
+            if !same(new.path("spec.scopes"), old.path("spec.scopes")) {
+                errors.invalid(&Path::new("spec.scopes"), new.path("spec.scopes").clone(), "field is immutable");
+            }
+        },
         ..Rules::GENERIC
     }
     .strategy();
@@ -52,4 +61,30 @@ fn usage(object: &Value, limits: bool) -> String {
         })
         .collect::<Vec<_>>()
         .join(", ")
+}
+
+const SCOPES: &[&str] = &[
+    "BestEffort",
+    "CrossNamespacePodAffinity",
+    "NotBestEffort",
+    "NotTerminating",
+    "PriorityClass",
+    "Terminating",
+    "VolumeAttributesClass",
+];
+
+fn validate(object: &Value, errors: &mut Errors) {
+    let path = Path::new("spec");
+    let spec = object.at("spec");
+    for (name, amount) in spec.entries("hard") {
+        let path = path.child("hard").key(name);
+        resources::quota_name(name, &path, errors);
+        resources::amount(name, amount, &path, errors);
+    }
+    for scope in spec.items("scopes") {
+        let scope = scope.as_str().unwrap_or("");
+        if !SCOPES.contains(&scope) {
+            errors.invalid(&path.child("scopes"), spec.at("scopes").clone(), "unsupported scope");
+        }
+    }
 }

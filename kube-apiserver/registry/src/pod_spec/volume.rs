@@ -323,6 +323,11 @@ pub fn driver_name(name: &str, path: &Path, errors: &mut Errors) {
     }
 }
 
+/// The same where an empty name has no other error.
+pub fn driver_name_once(name: &str, path: &Path, errors: &mut Errors) {
+    if name.is_empty() { errors.required(path, "") } else { driver_name(name, path, errors) }
+}
+
 fn csi(source: &Value, path: &Path, errors: &mut Errors) {
     csi_driver_name(source, path, errors);
     if source.has("nodePublishSecretRef") && source.at("nodePublishSecretRef").text("name").is_empty() {

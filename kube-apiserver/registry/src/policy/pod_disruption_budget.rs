@@ -2,8 +2,10 @@
 //!
 //! Upstream: pkg/registry/policy/poddisruptionbudget
 
+use api::field::{Errors, Path};
 use serde_json::{Value, json};
 
+use crate::check;
 use crate::column::{self, integer, text};
 use crate::resource::Resource;
 use crate::rules::{Rules, SPEC};
@@ -20,6 +22,8 @@ pub fn build(resource: &mut Resource) {
         },
         generation: SPEC,
         status: true,
+        validate: |_, object, errors| validate(object, errors),
+        validate_update: |_, new, _, errors| validate(new, errors),
         ..Rules::GENERIC
     }
     .strategy();
@@ -49,5 +53,25 @@ fn amount(value: &Value) -> String {
         Value::Null => "N/A".to_owned(),
         Value::String(text) => text.clone(),
         other => other.to_string(),
+    }
+}
+
+fn validate(object: &Value, errors: &mut Errors) {
+    let path = Path::new("spec");
+    let spec = object.at("spec");
+    if spec.has("minAvailable") && spec.has("maxUnavailable") {
+        let shown = crate::pod_spec::difference::disruption_budget(spec);
+        errors.add_shown(api::field::ErrorType::Invalid, &path, shown, "minAvailable and maxUnavailable cannot be both set");
+    }
+    for field in ["minAvailable", "maxUnavailable"] {
+        if spec.has(field) {
+            check::int_or_percent(spec.at(field), &path.child(field), errors);
+            check::at_most_100_percent(spec.at(field), &path.child(field), errors);
+        }
+    }
+    check::label_selector(spec.at("selector"), &path.child("selector"), errors);
+    let policy = spec.text("unhealthyPodEvictionPolicy");
+    if spec.has("unhealthyPodEvictionPolicy") && !matches!(policy, "AlwaysAllow" | "IfHealthyBudget") {
+        errors.not_supported(&path.child("unhealthyPodEvictionPolicy"), policy, &["AlwaysAllow", "IfHealthyBudget"]);
     }
 }

@@ -1,15 +1,28 @@
 //! CSIDrivers.
 
+use api::field::{Errors, Path};
 use serde_json::{Value, json};
 
 use crate::column::{self, boolean, text};
+use crate::metadata::immutable;
 use crate::resource::Resource;
 use crate::rules::Rules;
 use crate::tree::Tree;
 
 /// Rules and columns of CSIDrivers.
 pub fn build(resource: &mut Resource) {
-    resource.strategy = Rules { default, ..Rules::GENERIC }.strategy();
+    resource.strategy = Rules {
+        default,
+        validate: |_, object, errors| validate(object, errors),
+        validate_update: |_, new, old, errors| {
+            validate(new, errors);
+            for field in ["attachRequired", "fsGroupPolicy", "volumeLifecycleModes"] {
+                immutable(new.at("spec").at(field), old.at("spec").at(field), &Path::new("spec").child(field), errors);
+            }
+        },
+        ..Rules::GENERIC
+    }
+    .strategy();
     resource.columns = vec![
         column::name(),
         boolean("AttachRequired", "Indicates this CSI volume driver requires an attach operation.", |object, _| {
@@ -52,4 +65,23 @@ fn default(object: &mut Value) {
     }
     spec.fill("requiresRepublish", false);
     spec.fill("seLinuxMount", false);
+}
+
+fn validate(object: &Value, errors: &mut Errors) {
+    let path = Path::new("spec");
+    let spec = object.at("spec");
+    for field in ["attachRequired", "podInfoOnMount", "storageCapacity"] {
+        if !spec.has(field) {
+            errors.required(&path.child(field), "");
+        }
+    }
+    let policy = spec.text("fsGroupPolicy");
+    if spec.has("fsGroupPolicy") && !matches!(policy, "ReadWriteOnceWithFSType" | "File" | "None") {
+        errors.not_supported(&path.child("fsGroupPolicy"), policy, &["File", "None", "ReadWriteOnceWithFSType"]);
+    }
+    for mode in spec.items("volumeLifecycleModes") {
+        if mode != "Persistent" && mode != "Ephemeral" {
+            errors.not_one_of(&path.child("volumeLifecycleModes"), mode.clone(), &["Ephemeral", "Persistent"]);
+        }
+    }
 }

@@ -1,8 +1,11 @@
 //! CSINodes.
 
+use api::field::{Errors, Path};
 use serde_json::Value;
 
+use crate::check;
 use crate::column::{self, integer};
+use crate::pod_spec::volume::driver_name;
 use crate::resource::Resource;
 use crate::rules::Rules;
 use crate::tree::Tree;
@@ -17,6 +20,8 @@ pub fn build(resource: &mut Resource) {
                 }
             }
         },
+        validate: |_, object, errors| validate(object, errors),
+        validate_update: |_, new, _, errors| validate(new, errors),
         ..Rules::GENERIC
     }
     .strategy();
@@ -27,4 +32,41 @@ pub fn build(resource: &mut Resource) {
         }),
         column::age(),
     ];
+}
+
+/// Bytes. Upstream: csiNodeIDMaxLength
+const MAX_NODE_ID: usize = 192;
+
+fn validate(object: &Value, errors: &mut Errors) {
+    let mut names = Vec::new();
+    for (index, driver) in object.at("spec").items("drivers").iter().enumerate() {
+        let path = Path::new("spec.drivers").index(index);
+        let name = driver.text("name");
+        if name.is_empty() {
+            errors.required(&path.child("name"), "");
+        } else {
+            driver_name(name, &path.child("name"), errors);
+        }
+        let id = driver.text("nodeID");
+        if id.is_empty() {
+            errors.required(&path.child("nodeID"), "");
+        } else if id.len() > MAX_NODE_ID {
+            errors.invalid(&path.child("nodeID"), id, format!("must be {MAX_NODE_ID} characters or less"));
+        }
+        if let Some(count) = driver.at("allocatable").int("count").filter(|count| *count < 0) {
+            errors.invalid(&path.child("allocatable.count"), count, "must be greater than or equal to 0");
+        }
+        let mut keys = Vec::new();
+        for key in driver.items("topologyKeys").iter().filter_map(Value::as_str) {
+            if keys.contains(&key) {
+                errors.duplicate(&path.child("topologyKeys"), key);
+            }
+            keys.push(key);
+            check::qualified(key, &path.child("topologyKeys"), errors);
+        }
+        if names.contains(&name) {
+            errors.duplicate(&path.child("name"), name);
+        }
+        names.push(name);
+    }
 }

@@ -1,8 +1,11 @@
 //! StorageClasses.
 
+use api::field::{Errors, Path};
 use serde_json::Value;
 
+use crate::check;
 use crate::column::{self, text};
+use crate::metadata::{immutable, immutable_text};
 use crate::resource::{Column, Resource};
 use crate::rules::Rules;
 use crate::tree::Tree;
@@ -15,6 +18,14 @@ pub fn build(resource: &mut Resource) {
             object.fill("volumeBindingMode", "Immediate");
         },
         create_on_update: true,
+        validate: |_, object, errors| validate(object, errors),
+        validate_update: |_, new, old, errors| {
+            validate(new, errors);
+            immutable(new.at("parameters"), old.at("parameters"), &Path::new("parameters"), errors);
+            immutable_text(new.text("provisioner"), old.text("provisioner"), &Path::new("provisioner"), errors);
+            immutable(new.at("reclaimPolicy"), old.at("reclaimPolicy"), &Path::new("reclaimPolicy"), errors);
+            immutable(new.at("volumeBindingMode"), old.at("volumeBindingMode"), &Path::new("volumeBindingMode"), errors);
+        },
         ..Rules::GENERIC
     }
     .strategy();
@@ -49,4 +60,36 @@ fn name(object: &Value) -> String {
     let annotations = object.at("metadata").at("annotations");
     let name = object.at("metadata").text("name");
     if DEFAULT.iter().any(|key| annotations.text(key) == "true") { format!("{name} (default)") } else { name.to_owned() }
+}
+
+fn validate(object: &Value, errors: &mut Errors) {
+    let provisioner = object.text("provisioner");
+    if provisioner.is_empty() {
+        errors.required(&Path::new("provisioner"), "");
+    } else {
+        check::qualified(&provisioner.to_lowercase(), &Path::new("provisioner"), errors);
+    }
+    let total: usize =
+        object.entries("parameters").iter().map(|(key, value)| key.len() + value.as_str().map_or(0, str::len)).sum();
+    if object.len_of("parameters") > 512 {
+        errors.too_long(&Path::new("provisioner Parameters Length"), 512);
+    } else if total > 256 * 1024 {
+        errors.too_long(&Path::new("parameters"), 256 * 1024);
+    }
+    if object.entries("parameters").iter().any(|(key, _)| key.is_empty()) {
+        errors.invalid(&Path::new("parameters"), "", "field can not be empty.");
+    }
+    match object.text("reclaimPolicy") {
+        "" | "Delete" | "Retain" => {}
+        other => errors.not_supported(&Path::new("reclaimPolicy"), other, &["Delete", "Retain"]),
+    }
+    if !object.has("volumeBindingMode") {
+        errors.required(&Path::new("volumeBindingMode"), "");
+    } else if !matches!(object.text("volumeBindingMode"), "Immediate" | "WaitForFirstConsumer") {
+        errors.not_supported(
+            &Path::new("volumeBindingMode"),
+            object.text("volumeBindingMode"),
+            &["Immediate", "WaitForFirstConsumer"],
+        );
+    }
 }

@@ -1,16 +1,29 @@
 //! VolumeAttachments.
 
-use serde_json::json;
+use api::field::{ErrorType, Errors, Path};
+use serde_json::{Value, json};
 
+use crate::check;
 use crate::column::{self, boolean, text};
 use crate::resource::{Column, Resource};
 use crate::rules::Rules;
-use crate::tree::Tree;
+use crate::tree::{Tree, same};
 
 /// Rules and columns of VolumeAttachments.
 pub fn build(resource: &mut Resource) {
-    resource.strategy =
-        Rules { create: |_, object| object.set("status", json!({"attached": false})), status: true, ..Rules::GENERIC }.strategy();
+    resource.strategy = Rules {
+        create: |_, object| object.set("status", json!({"attached": false})),
+        status: true,
+        validate: |_, object, errors| validate(object, errors),
+        validate_update: |_, new, old, errors| {
+            validate(new, errors);
+            if !same(new.at("spec"), old.at("spec")) {
+                errors.add_shown(ErrorType::Invalid, &Path::new("spec"), shown(new.at("spec")), "field is immutable");
+            }
+        },
+        ..Rules::GENERIC
+    }
+    .strategy();
     resource.columns = vec![
         column::name(),
         Column {
@@ -30,4 +43,37 @@ pub fn build(resource: &mut Resource) {
         }),
         column::age(),
     ];
+}
+
+fn validate(object: &Value, errors: &mut Errors) {
+    let path = Path::new("spec");
+    let spec = object.at("spec");
+    crate::pod_spec::volume::driver_name_once(spec.text("attacher"), &path.child("attacher"), errors);
+    let source = spec.at("source");
+    let at = path.child("source");
+    match (source.has("inlineVolumeSpec"), source.has("persistentVolumeName")) {
+        (false, false) => errors.required(&at, "must specify exactly one of inlineVolumeSpec and persistentVolumeName"),
+        (true, true) => errors.forbidden(&at, "must specify exactly one of inlineVolumeSpec and persistentVolumeName"),
+        (false, true) => {
+            let name = source.text("persistentVolumeName");
+            if name.is_empty() {
+                errors.required(&at.child("persistentVolumeName"), "must specify non empty persistentVolumeName");
+            }
+            check::subdomain(name, &at.child("persistentVolumeName"), errors);
+        }
+        (true, false) => {
+            let _ = crate::pod_spec::volume::persistent(source.at("inlineVolumeSpec"), &at.child("inlineVolumeSpec"), errors);
+        }
+    }
+    check::subdomain(spec.text("nodeName"), &path.child("nodeName"), errors);
+}
+
+fn shown(spec: &Value) -> String {
+    let name = spec.at("source").at("persistentVolumeName");
+    format!(
+        r#"{{"Attacher":{:?},"Source":{{"PersistentVolumeName":{name},"InlineVolumeSpec":{}}},"NodeName":{:?}}}"#,
+        spec.text("attacher"),
+        spec.at("source").at("inlineVolumeSpec"),
+        spec.text("nodeName")
+    )
 }
