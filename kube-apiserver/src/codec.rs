@@ -67,7 +67,8 @@ pub fn decode(
     };
     let told = |why: String| {
         let kind_told = if have_kind.is_empty() { kind } else { &have_kind };
-        let version_told = if have_version.is_empty() { &api_version } else { &have_version };
+        // The version alone, without its group, as upstream has it.
+        let version_told = api::kind::split_api_version(if have_version.is_empty() { &api_version } else { &have_version }).1;
         Status::bad_request(format!("{kind_told} in version {version_told:?} cannot be handled as a {kind}: {why}"))
     };
     if (!have_version.is_empty() && have_version != api_version) || (!have_kind.is_empty() && have_kind != kind) {
