@@ -174,7 +174,9 @@ fn bind_address(field: &'static str, text: &str, default: SocketAddr) -> Result<
     }
     let address = match text.parse::<SocketAddr>() {
         Ok(address) => address,
-        Err(_) => SocketAddr::new(text.parse().map_err(|_| invalid(field, format!("must be IP:port, got {text:?}")))?, default.port()),
+        Err(_) => {
+            SocketAddr::new(text.parse().map_err(|_| invalid(field, format!("must be IP:port, got {text:?}")))?, default.port())
+        }
     };
     Ok(Some(address).filter(|address| address.port() != 0))
 }
@@ -202,7 +204,8 @@ impl Config {
         let address: IpAddr =
             bind_address_text.parse().map_err(|_| invalid("bindAddress", format!("not an IP address: {bind_address_text:?}")))?;
         let any: IpAddr = if address.is_ipv6() { IpAddr::from([0; 16]) } else { IpAddr::from([0; 4]) };
-        let loopback: IpAddr = if address.is_ipv6() { IpAddr::from(std::net::Ipv6Addr::LOCALHOST) } else { [127, 0, 0, 1].into() };
+        let loopback: IpAddr =
+            if address.is_ipv6() { IpAddr::from(std::net::Ipv6Addr::LOCALHOST) } else { [127, 0, 0, 1].into() };
         let cidrs = |field, text: &str| -> Result<Vec<IpNet>, Invalid> {
             let parts = text.split(',').map(str::trim).filter(|part| !part.is_empty());
             parts.map(|part| part.parse().map_err(|_| invalid(field, format!("not a CIDR: {part:?}")))).collect()
@@ -253,7 +256,11 @@ impl Config {
             bind_address: address,
             bind_address_hard_fail: file.bind_address_hard_fail,
             healthz_bind_address: bind_address("healthzBindAddress", &file.healthz_bind_address, SocketAddr::new(any, 10256))?,
-            metrics_bind_address: bind_address("metricsBindAddress", &file.metrics_bind_address, SocketAddr::new(loopback, 10249))?,
+            metrics_bind_address: bind_address(
+                "metricsBindAddress",
+                &file.metrics_bind_address,
+                SocketAddr::new(loopback, 10249),
+            )?,
             mode: backend.name.to_owned(),
             cluster_cidrs: cidrs("clusterCIDR", &file.cluster_cidr)?,
             detect_local_mode,

@@ -69,8 +69,18 @@ pub fn reduce(slice: &EndpointSlice, node_name: &str) -> Option<Slice> {
                 serving: conditions.and_then(|c| c.serving).unwrap_or(ready),
                 terminating: conditions.and_then(|c| c.terminating).unwrap_or(false),
                 local: !node_name.is_empty() && endpoint.node_name.as_deref() == Some(node_name),
-                zone_hints: hints.and_then(|h| h.for_zones.as_ref()).into_iter().flatten().map(|zone| zone.name.clone()).collect(),
-                node_hints: hints.and_then(|h| h.for_nodes.as_ref()).into_iter().flatten().map(|node| node.name.clone()).collect(),
+                zone_hints: hints
+                    .and_then(|h| h.for_zones.as_ref())
+                    .into_iter()
+                    .flatten()
+                    .map(|zone| zone.name.clone())
+                    .collect(),
+                node_hints: hints
+                    .and_then(|h| h.for_nodes.as_ref())
+                    .into_iter()
+                    .flatten()
+                    .map(|node| node.name.clone())
+                    .collect(),
             });
         }
         ports.push(Port { name: port.name.clone().unwrap_or_default(), protocol, endpoints });

@@ -45,7 +45,8 @@ impl Health {
     pub fn new(families: &[Family], timeout: Duration) -> Self {
         let started = Instant::now();
         // Until the first sync, everything is pending.
-        let family = |family: &Family| FamilyHealth { family: *family, pending_since: Some(started), failures: 0, error: String::new() };
+        let family =
+            |family: &Family| FamilyHealth { family: *family, pending_since: Some(started), failures: 0, error: String::new() };
         let inner = Inner { families: families.iter().map(family).collect(), last_updated: Timestamp::now(), eligible: true };
         Self { inner: Arc::new(Mutex::new(inner)), timeout }
     }

@@ -125,7 +125,8 @@ pub fn open(port: &Arc<ServicePort>, cluster_ip: IpAddr, endpoints: &[Endpoint],
             local = addresses(endpoints.iter().filter(|endpoint| endpoint.local && endpoint.serving && endpoint.terminating));
         }
     }
-    let used = |endpoint: &&Endpoint| endpoint.local && (cluster.contains(&endpoint.address) || local.contains(&endpoint.address));
+    let used =
+        |endpoint: &&Endpoint| endpoint.local && (cluster.contains(&endpoint.address) || local.contains(&endpoint.address));
     let on_this_node = addresses(endpoints.iter().filter(used));
     Portal { port: port.clone(), cluster_ip, cluster, local, on_this_node, has_any }
 }
@@ -174,7 +175,8 @@ mod tests {
         let endpoints: Vec<_> = marks.iter().zip(1..).map(|(marks, number)| endpoint(number, marks)).collect();
         let place = Place { node: "me".into(), zone: "a".into() };
         let portal = open(port, port.cluster_ips[0], &endpoints, &place);
-        let last = |all: &[SocketAddr]| all.iter().map(|a| if let IpAddr::V4(v4) = a.ip() { v4.octets()[3] } else { 0 }).collect();
+        let last =
+            |all: &[SocketAddr]| all.iter().map(|a| if let IpAddr::V4(v4) = a.ip() { v4.octets()[3] } else { 0 }).collect();
         (last(&portal.cluster), last(&portal.local), portal.has_any)
     }
 

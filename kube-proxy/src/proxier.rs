@@ -31,10 +31,12 @@ static DURATION: LazyLock<Option<Histogram>> = LazyLock::new(|| {
     register_histogram!("kubeproxy_sync_proxy_rules_duration_seconds", "SyncProxyRules latency in seconds", buckets).ok()
 });
 static LAST: LazyLock<Option<Gauge>> = LazyLock::new(|| {
-    register_gauge!("kubeproxy_sync_proxy_rules_last_timestamp_seconds", "The last time proxy rules were successfully synced").ok()
+    register_gauge!("kubeproxy_sync_proxy_rules_last_timestamp_seconds", "The last time proxy rules were successfully synced")
+        .ok()
 });
 static LAST_QUEUED: LazyLock<Option<Gauge>> = LazyLock::new(|| {
-    register_gauge!("kubeproxy_sync_proxy_rules_last_queued_timestamp_seconds", "The last time a sync of proxy rules was queued").ok()
+    register_gauge!("kubeproxy_sync_proxy_rules_last_queued_timestamp_seconds", "The last time a sync of proxy rules was queued")
+        .ok()
 });
 static FAILURES: LazyLock<Option<IntCounter>> = LazyLock::new(|| {
     let help = "Cumulative proxy iptables restore failures";

@@ -137,7 +137,8 @@ pub fn ports_of(service: &Service) -> Vec<ServicePort> {
     if cluster_ips.is_empty() {
         return Vec::new();
     }
-    let parse = |texts: &Option<Vec<String>>| -> Vec<IpAddr> { texts.iter().flatten().filter_map(|ip| ip.parse().ok()).collect() };
+    let parse =
+        |texts: &Option<Vec<String>>| -> Vec<IpAddr> { texts.iter().flatten().filter_map(|ip| ip.parse().ok()).collect() };
     let balancers = service.status.as_ref().and_then(|status| status.load_balancer.as_ref()).and_then(|lb| lb.ingress.as_ref());
     let load_balancer_ips: Vec<IpAddr> = balancers
         .into_iter()
@@ -145,7 +146,8 @@ pub fn ports_of(service: &Service) -> Vec<ServicePort> {
         .filter(|ingress| ingress.ip_mode.as_deref().is_none_or(|mode| mode == "VIP"))
         .filter_map(|ingress| ingress.ip.as_deref()?.parse().ok())
         .collect();
-    let timeout = spec.session_affinity_config.as_ref().and_then(|config| config.client_ip.as_ref()).and_then(|c| c.timeout_seconds);
+    let timeout =
+        spec.session_affinity_config.as_ref().and_then(|config| config.client_ip.as_ref()).and_then(|c| c.timeout_seconds);
     let affinity = (spec.session_affinity.as_deref() == Some("ClientIP"))
         .then(|| timeout.and_then(|seconds| u32::try_from(seconds).ok()).unwrap_or(DEFAULT_AFFINITY_SECONDS));
     let port_number = |number: Option<i32>| number.and_then(|n| u16::try_from(n).ok()).unwrap_or(0);
@@ -206,7 +208,9 @@ mod tests {
 
     #[test]
     fn dual_stack_addresses_are_kept_per_family() {
-        let all = ports(json!({"clusterIP": "10.96.0.1", "clusterIPs": ["10.96.0.1", "fd00::1"], "ports": [{"port": 80, "name": "a"}]}));
+        let all = ports(
+            json!({"clusterIP": "10.96.0.1", "clusterIPs": ["10.96.0.1", "fd00::1"], "ports": [{"port": 80, "name": "a"}]}),
+        );
         assert_eq!(all[0].cluster_ip(Family::V6), Some("fd00::1".parse().unwrap()));
         assert_eq!(all[0].cluster_ip(Family::V4), Some("10.96.0.1".parse().unwrap()));
         assert_eq!(all[0].to_string(), "ns/svc:a");

@@ -222,7 +222,10 @@ fn follow(state: &Arc<Mutex<State>>, changed: &Arc<Notify>, services: &Informer<
         match change {
             Change::Deleted(service) => {
                 let meta = &service.metadata;
-                state.delete_service(&ServiceName::new(meta.namespace.as_deref().unwrap_or(""), meta.name.as_deref().unwrap_or("")));
+                state.delete_service(&ServiceName::new(
+                    meta.namespace.as_deref().unwrap_or(""),
+                    meta.name.as_deref().unwrap_or(""),
+                ));
             }
             other => state.set_service(other.object()),
         }

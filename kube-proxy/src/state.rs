@@ -109,7 +109,11 @@ impl State {
     pub fn local_ready(&self, name: &ServiceName) -> usize {
         let slices = self.slices.get(name).into_iter().flat_map(BTreeMap::values);
         let endpoints = slices.flat_map(|slice| &slice.ports).flat_map(|port| &port.endpoints);
-        endpoints.filter(|endpoint| endpoint.local && endpoint.ready).map(|endpoint| endpoint.address.ip()).collect::<BTreeSet<_>>().len()
+        endpoints
+            .filter(|endpoint| endpoint.local && endpoint.ready)
+            .map(|endpoint| endpoint.address.ip())
+            .collect::<BTreeSet<_>>()
+            .len()
     }
 
     fn endpoints(&self, name: &ServiceName, port: &ServicePort, family: Family) -> Vec<Endpoint> {
@@ -131,8 +135,10 @@ pub mod tests {
 
     /// A slice with ready endpoints; `(ip, node)`.
     pub fn slice(service: &str, name: &str, port: Value, endpoints: &[(&str, &str)]) -> EndpointSlice {
-        let endpoints: Vec<Value> =
-            endpoints.iter().map(|(ip, node)| json!({"addresses": [ip], "nodeName": node, "conditions": {"ready": true}})).collect();
+        let endpoints: Vec<Value> = endpoints
+            .iter()
+            .map(|(ip, node)| json!({"addresses": [ip], "nodeName": node, "conditions": {"ready": true}}))
+            .collect();
         let v6 = endpoints.first().is_some_and(|e| e["addresses"][0].as_str().unwrap().contains(':'));
         serde_json::from_value(json!({
             "metadata": {"namespace": "ns", "name": name, "labels": {endpoint::SERVICE_NAME_LABEL: service}},

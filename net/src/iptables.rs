@@ -29,7 +29,11 @@ impl fmt::Display for Family {
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     #[error("failed to run {program}")]
-    Run { program: String, #[source] source: std::io::Error },
+    Run {
+        program: String,
+        #[source]
+        source: std::io::Error,
+    },
     #[error("{program} failed: {message}")]
     Failed { program: String, message: String },
 }
@@ -91,8 +95,10 @@ impl Iptables {
     /// The table as `iptables-save` shows it.
     pub fn save(&self, table: &str) -> Result<String, Error> {
         let program = format!("{}-save", self.program());
-        let output =
-            Command::new(&program).args(["-t", table]).output().map_err(|source| Error::Run { program: program.clone(), source })?;
+        let output = Command::new(&program)
+            .args(["-t", table])
+            .output()
+            .map_err(|source| Error::Run { program: program.clone(), source })?;
         if output.status.success() {
             return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
         }
@@ -201,7 +207,8 @@ mod tests {
                 assert!(iptables.chain_exists("filter", "OURS").unwrap());
                 assert!(!iptables.chain_exists("filter", "NOBODYS").unwrap());
                 assert!(iptables.chains("filter").unwrap().contains("THEIRS"));
-                let jump = Jump { table: "filter", from: "INPUT", rule: r#"-m comment --comment "to ours" -j OURS"#, first: true };
+                let jump =
+                    Jump { table: "filter", from: "INPUT", rule: r#"-m comment --comment "to ours" -j OURS"#, first: true };
                 assert!(iptables.ensure_jump(&jump).unwrap());
                 assert!(!iptables.ensure_jump(&jump).unwrap());
                 iptables.delete_jump(&jump).unwrap();

@@ -335,7 +335,12 @@ mod tests {
         let (ip, far) = ("10.244.1.0".parse().unwrap(), Mac([2, 0, 0, 0, 0, 1]));
         for entry in [
             neighbour::Neighbour { table: neighbour::Table::Arp, link: link.index, ip, mac: far },
-            neighbour::Neighbour { table: neighbour::Table::Forwarding, link: link.index, ip: "172.30.0.2".parse().unwrap(), mac: far },
+            neighbour::Neighbour {
+                table: neighbour::Table::Forwarding,
+                link: link.index,
+                ip: "172.30.0.2".parse().unwrap(),
+                mac: far,
+            },
         ] {
             neighbour::replace(&socket, &entry).unwrap();
             neighbour::replace(&socket, &entry).unwrap();

@@ -17,5 +17,6 @@ pub fn ensure(name: &str, value: &str) -> io::Result<()> {
     if read(name)? == value {
         return Ok(());
     }
-    fs::write(path(name), value).map_err(|error| io::Error::new(error.kind(), format!("failed to set {name} to {value}: {error}")))
+    fs::write(path(name), value)
+        .map_err(|error| io::Error::new(error.kind(), format!("failed to set {name} to {value}: {error}")))
 }

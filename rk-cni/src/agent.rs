@@ -7,6 +7,7 @@ pub mod desired;
 pub mod forwarding;
 pub mod leases;
 pub mod overlay;
+pub mod policy;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -65,6 +66,9 @@ pub struct Options {
     /// Masquerade traffic from pods that leaves the pod network.
     #[arg(long, default_value_t = true, num_args = 0..=1, require_equals = true, default_missing_value = "true", action = clap::ArgAction::Set)]
     pub masquerade: bool,
+    /// Enforce NetworkPolicy.
+    #[arg(long, default_value_t = true, num_args = 0..=1, require_equals = true, default_missing_value = "true", action = clap::ArgAction::Set)]
+    pub network_policy: bool,
     /// Where to install the plugin (the host's directory, as mounted here).
     #[arg(long, default_value = "/host/opt/cni/bin")]
     pub bin_dir: PathBuf,
@@ -107,13 +111,17 @@ struct Progress {
 /// Installs the plugin and starts the loops.
 pub async fn start(options: Options, tasks: &Tasks) -> anyhow::Result<()> {
     tracing::info!(?options, "Starting rk-cni agent {}", component::version::VERSION);
-    crate::install::install(&options.bin_dir).with_context(|| format!("failed to install the plugin in {}", options.bin_dir.display()))?;
+    crate::install::install(&options.bin_dir)
+        .with_context(|| format!("failed to install the plugin in {}", options.bin_dir.display()))?;
     let connect = client::connect::Options {
         kubeconfig: options.kubeconfig.clone(),
         component: "rk-cni".to_owned(),
         ..client::connect::Options::default()
     };
     let client = client::connect::connect(&connect).await.context("failed to set up the connection to the API server")?;
+    if options.network_policy {
+        policy::start(&client, &options.node_name, tasks);
+    }
     let informers = Informers::new(client, tasks.clone());
     let nodes = informers.get::<Node>();
 

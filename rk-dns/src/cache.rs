@@ -136,7 +136,9 @@ impl Cache {
         let beyond = self.settings.serve_stale.unwrap_or(0);
         for shard in &self.shards {
             let mut shard = shard.lock();
-            shard.retain(|_, entry| now.saturating_duration_since(entry.stored) < Duration::from_secs(u64::from(entry.ttl) + u64::from(beyond)));
+            shard.retain(|_, entry| {
+                now.saturating_duration_since(entry.stored) < Duration::from_secs(u64::from(entry.ttl) + u64::from(beyond))
+            });
             shard.shrink_to_fit();
         }
     }

@@ -287,7 +287,9 @@ impl Server {
             "prometheus" => self.prometheus = Some(address(directive, "localhost:9153")?),
             "bind" => {
                 for arg in &directive.args {
-                    let Ok(ip) = arg.parse() else { return error(directive.line, format!("bind wants IP addresses, got {arg:?}")) };
+                    let Ok(ip) = arg.parse() else {
+                        return error(directive.line, format!("bind wants IP addresses, got {arg:?}"));
+                    };
                     self.bind.push(ip);
                 }
             }
@@ -321,7 +323,9 @@ impl Server {
                         Some("insecure") => Pods::Insecure,
                         Some("verified") => Pods::Verified,
                         Some("disabled") => Pods::Disabled,
-                        other => return error(property.line, format!("pods must be disabled, insecure or verified, got {other:?}")),
+                        other => {
+                            return error(property.line, format!("pods must be disabled, insecure or verified, got {other:?}"));
+                        }
                     };
                 }
                 "fallthrough" => out.fallthrough = fallthrough(&property.args),
@@ -330,8 +334,18 @@ impl Server {
                 "ignore" => out.ignore_empty = property.args.first().is_some_and(|arg| arg == "empty_service"),
                 "namespaces" => out.namespaces.clone_from(&property.args),
                 // The connection is the process's own, see --kubeconfig.
-                "endpoint" | "tls" | "kubeconfig" | "labels" | "namespace_labels" | "noendpoints" | "upstream" | "resyncperiod"
-                | "apiserver_qps" | "apiserver_burst" | "apiserver_max_inflight" | "startup_timeout" => {}
+                "endpoint"
+                | "tls"
+                | "kubeconfig"
+                | "labels"
+                | "namespace_labels"
+                | "noendpoints"
+                | "upstream"
+                | "resyncperiod"
+                | "apiserver_qps"
+                | "apiserver_burst"
+                | "apiserver_max_inflight"
+                | "startup_timeout" => {}
                 _ => return unknown(property, "kubernetes"),
             }
         }
@@ -430,11 +444,21 @@ fn parse_forward(directive: &Directive, read: &impl Fn(&Path) -> std::io::Result
                     Some("random") => Policy::Random,
                     Some("round_robin") => Policy::RoundRobin,
                     Some("sequential") => Policy::Sequential,
-                    other => return error(property.line, format!("policy must be random, round_robin or sequential, got {other:?}")),
+                    other => {
+                        return error(property.line, format!("policy must be random, round_robin or sequential, got {other:?}"));
+                    }
                 };
             }
-            "prefer_udp" | "expire" | "health_check" | "tls" | "tls_servername" | "next" | "failfast_all_unhealthy_upstreams"
-            | "failover" | "max_idle_conns" | "max_age" => {}
+            "prefer_udp"
+            | "expire"
+            | "health_check"
+            | "tls"
+            | "tls_servername"
+            | "next"
+            | "failfast_all_unhealthy_upstreams"
+            | "failover"
+            | "max_idle_conns"
+            | "max_age" => {}
             _ => return unknown(property, "forward"),
         }
     }

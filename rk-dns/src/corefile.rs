@@ -224,7 +224,9 @@ mod tests {
 
     #[test]
     fn mistakes_are_located() {
-        for (text, line) in [(".:53 {\n errors\n", 1), (".:53", 1), (".:53 {\n a \"x\n", 2), (".:53 {\n import nothing\n}", 2), ("{\n}\n", 1)] {
+        for (text, line) in
+            [(".:53 {\n errors\n", 1), (".:53", 1), (".:53 {\n a \"x\n", 2), (".:53 {\n import nothing\n}", 2), ("{\n}\n", 1)]
+        {
             assert_eq!(parse(text).unwrap_err().line, line, "{text:?}");
         }
         assert!(parse(&".:53 {\n".repeat(50)).is_err());

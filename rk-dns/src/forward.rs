@@ -51,7 +51,8 @@ impl Drop for Pending<'_> {
 
 impl Forward {
     pub fn new(settings: Settings) -> Self {
-        let upstream = |address: &SocketAddr| Upstream { address: *address, failures: AtomicU32::new(0), failed_at: Mutex::new(None) };
+        let upstream =
+            |address: &SocketAddr| Upstream { address: *address, failures: AtomicU32::new(0), failed_at: Mutex::new(None) };
         let upstreams = settings.to.iter().map(upstream).collect();
         Self { settings, upstreams, turn: AtomicUsize::new(0), pending: AtomicUsize::new(0) }
     }

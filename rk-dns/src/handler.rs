@@ -172,7 +172,15 @@ impl Shared {
         (reply, plugin)
     }
 
-    async fn uncached(&self, block: &Block, port: u16, query: &Query, key: &Key, over_tcp: bool, depth: usize) -> (Reply, &'static str) {
+    async fn uncached(
+        &self,
+        block: &Block,
+        port: u16,
+        query: &Query,
+        key: &Key,
+        over_tcp: bool,
+        depth: usize,
+    ) -> (Reply, &'static str) {
         let question = Question { name: query.name(), labels: &key.labels, kind: query.query_type() };
         if let Some(reply) = block.server.hosts.as_ref().and_then(|hosts| hosts::answer(hosts, &question)) {
             return (reply, "hosts");
@@ -186,13 +194,22 @@ impl Shared {
             match outcome {
                 Outcome::Pass => {}
                 Outcome::Records { answers, additional } => {
-                    return (Reply { answers, additional, authoritative: true, ..Reply::code(ResponseCode::NoError) }, "kubernetes");
+                    return (
+                        Reply { answers, additional, authoritative: true, ..Reply::code(ResponseCode::NoError) },
+                        "kubernetes",
+                    );
                 }
                 Outcome::NoData(soa) => {
-                    return (Reply { authority: vec![soa], authoritative: true, ..Reply::code(ResponseCode::NoError) }, "kubernetes");
+                    return (
+                        Reply { authority: vec![soa], authoritative: true, ..Reply::code(ResponseCode::NoError) },
+                        "kubernetes",
+                    );
                 }
                 Outcome::NoName(soa) => {
-                    return (Reply { authority: vec![soa], authoritative: true, ..Reply::code(ResponseCode::NXDomain) }, "kubernetes");
+                    return (
+                        Reply { authority: vec![soa], authoritative: true, ..Reply::code(ResponseCode::NXDomain) },
+                        "kubernetes",
+                    );
                 }
                 Outcome::Alias { record, target } => {
                     let mut reply = Reply { answers: vec![record], authoritative: true, ..Reply::code(ResponseCode::NoError) };

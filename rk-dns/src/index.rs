@@ -82,7 +82,10 @@ fn lower(protocol: Option<&str>) -> String {
 
 impl Index {
     pub fn set_service(&mut self, service: &Service) {
-        let (Some(namespace), Some(name), Some(spec)) = (&service.metadata.namespace, &service.metadata.name, &service.spec) else { return };
+        let (Some(namespace), Some(name), Some(spec)) = (&service.metadata.namespace, &service.metadata.name, &service.spec)
+        else {
+            return;
+        };
         self.delete_service(namespace, name);
         let ips = || -> Vec<IpAddr> {
             let mut all: Vec<IpAddr> =

@@ -17,9 +17,15 @@ const SPECIFICATION: &str = "1.1.0";
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Outcome {
     /// Answers, and records that save the client another question.
-    Records { answers: Vec<Record>, additional: Vec<Record> },
+    Records {
+        answers: Vec<Record>,
+        additional: Vec<Record>,
+    },
     /// The name is another name for something outside; whoever asks for addresses wants those as well.
-    Alias { record: Record, target: Name },
+    Alias {
+        record: Record,
+        target: Name,
+    },
     /// The name exists, but not with this type. With the zone's SOA.
     NoData(Record),
     NoName(Record),

@@ -41,16 +41,36 @@ static METRICS: LazyLock<Metrics> = LazyLock::new(|| {
             buckets
         )
         .ok(),
-        hits: register_int_counter_vec!("coredns_cache_hits_total", "The count of cache hits.", &["server", "type", "view", "zones"]).ok(),
+        hits: register_int_counter_vec!(
+            "coredns_cache_hits_total",
+            "The count of cache hits.",
+            &["server", "type", "view", "zones"]
+        )
+        .ok(),
         misses: register_int_counter_vec!(
             "coredns_cache_misses_total",
             "The count of cache misses. Deprecated, derive misses from cache hits/requests counters.",
             &["server", "view", "zones"]
         )
         .ok(),
-        entries: register_int_gauge_vec!("coredns_cache_entries", "The number of elements in the cache.", &["server", "type", "view", "zones"]).ok(),
-        forwarded: register_int_counter_vec!("rk_dns_forwarded_total", "Questions asked of other servers, by outcome.", &["rcode"]).ok(),
-        reloads: register_int_counter_vec!("coredns_reload_failed_total", "Counter of the number of failed reload attempts.", &[]).ok(),
+        entries: register_int_gauge_vec!(
+            "coredns_cache_entries",
+            "The number of elements in the cache.",
+            &["server", "type", "view", "zones"]
+        )
+        .ok(),
+        forwarded: register_int_counter_vec!(
+            "rk_dns_forwarded_total",
+            "Questions asked of other servers, by outcome.",
+            &["rcode"]
+        )
+        .ok(),
+        reloads: register_int_counter_vec!(
+            "coredns_reload_failed_total",
+            "Counter of the number of failed reload attempts.",
+            &[]
+        )
+        .ok(),
     }
 });
 

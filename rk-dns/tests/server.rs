@@ -91,7 +91,9 @@ async fn dns(corefile_text: &str) -> Dns {
     let config = Config::new(&corefile::parse(&text).unwrap(), &|_| Err(std::io::ErrorKind::NotFound.into())).unwrap();
     let mut index = Index::default();
     index.namespaces.insert("default".into());
-    let service = |name: &str, spec| serde_json::from_value(json!({"metadata": {"namespace": "default", "name": name}, "spec": spec})).unwrap();
+    let service = |name: &str, spec| {
+        serde_json::from_value(json!({"metadata": {"namespace": "default", "name": name}, "spec": spec})).unwrap()
+    };
     index.set_service(&service("web", json!({"clusterIP": "10.96.0.5", "ports": [{"port": 80, "name": "http"}]})));
     index.set_service(&service("out", json!({"type": "ExternalName", "externalName": "www.example.org"})));
     let shared = Arc::new(Shared {

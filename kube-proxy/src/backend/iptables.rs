@@ -75,7 +75,12 @@ impl IptablesBackend {
         Ok(Report { written, full: true })
     }
 
-    fn sync_some(&mut self, portals: &Portals, context: &Context, names: &[crate::service::ServiceName]) -> Result<Report, SyncError> {
+    fn sync_some(
+        &mut self,
+        portals: &Portals,
+        context: &Context,
+        names: &[crate::service::ServiceName],
+    ) -> Result<Report, SyncError> {
         let mut batch = Partial::default();
         for name in names {
             let rules = |portals: &Portals| -> Vec<Rules> {

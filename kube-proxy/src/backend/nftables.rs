@@ -169,4 +169,3 @@ impl Backend for NftablesBackend {
         Ok(self.node_port_addresses == node_ports::addresses(&self.settings)?)
     }
 }
-

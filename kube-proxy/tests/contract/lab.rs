@@ -1,12 +1,12 @@
 //! A node with pods, a remote pod and a stranger, each in a network namespace, and a proxy under test on the node.
 
-use std::sync::Mutex;
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::AsFd;
 use std::process::Command;
 use std::sync::Arc;
+use std::sync::Mutex;
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Service;
@@ -201,7 +201,8 @@ impl Lab {
     /// Starts the pod's servers; they end with the process.
     fn serve(&self, name: &'static str) {
         let address = SocketAddr::new(self.ip(name).parse().unwrap(), TARGET_PORT);
-        let (tcp, udp) = self.spaces[name].run(|| (TcpListener::bind(address).unwrap(), UdpSocket::bind(address).unwrap())).unwrap();
+        let (tcp, udp) =
+            self.spaces[name].run(|| (TcpListener::bind(address).unwrap(), UdpSocket::bind(address).unwrap())).unwrap();
         std::thread::spawn(move || {
             for stream in tcp.incoming().flatten() {
                 std::thread::spawn(move || greet(stream, name));
@@ -222,7 +223,8 @@ impl Lab {
     pub(crate) fn tcp_within(&self, from: &str, target: &str, patience: Duration) -> Reply {
         let target: SocketAddr = target.parse().unwrap();
         // A dropped packet is sent again after a second; what is refused is refused at once.
-        let stream = self.spaces[from].run(|| TcpStream::connect_timeout(&target, patience.min(SILENCE + Duration::from_millis(600))));
+        let stream =
+            self.spaces[from].run(|| TcpStream::connect_timeout(&target, patience.min(SILENCE + Duration::from_millis(600))));
         match stream.unwrap() {
             Ok(mut stream) => {
                 stream.set_read_timeout(Some(patience)).unwrap();
@@ -354,8 +356,10 @@ impl Lab {
     /// Every rule on the node, sorted: order within shared chains is not promised.
     pub(crate) fn all_rules(&self) -> Vec<String> {
         let tool = self.tool();
-        let text = self.shell(&format!("{tool}-save -t nat; {tool}-save -t filter; nft -s list table inet theirs 2>/dev/null || true"));
-        let own = self.shell("nft -s list table ip kube-proxy 2>/dev/null || true; nft -s list table ip6 kube-proxy 2>/dev/null || true");
+        let text =
+            self.shell(&format!("{tool}-save -t nat; {tool}-save -t filter; nft -s list table inet theirs 2>/dev/null || true"));
+        let own = self
+            .shell("nft -s list table ip kube-proxy 2>/dev/null || true; nft -s list table ip6 kube-proxy 2>/dev/null || true");
         let mut lines: Vec<String> = text
             .lines()
             .filter(|line| !line.starts_with('#') && !line.starts_with(":PREROUTING") && !line.starts_with(":INPUT"))
@@ -372,7 +376,8 @@ impl Lab {
     pub(crate) fn rules_without_ours(&self) -> Vec<String> {
         let ours = |line: &String| line.contains("KUBE-") && !line.contains("KUBE-KUBELET-CANARY");
         let tool = self.tool();
-        let text = self.shell(&format!("{tool}-save -t nat; {tool}-save -t filter; nft -s list table inet theirs 2>/dev/null || true"));
+        let text =
+            self.shell(&format!("{tool}-save -t nat; {tool}-save -t filter; nft -s list table inet theirs 2>/dev/null || true"));
         let mut lines: Vec<String> = text
             .lines()
             .filter(|line| !line.starts_with('#') && !line.starts_with(":PREROUTING") && !line.starts_with(":INPUT"))
@@ -418,7 +423,8 @@ impl Proxy {
         let mut before = Vec::new();
         for name in &changes {
             let portals = self.state.portals(name, family);
-            let old = if portals.is_empty() { self.portals.remove(name) } else { self.portals.insert(name.clone(), portals.into()) };
+            let old =
+                if portals.is_empty() { self.portals.remove(name) } else { self.portals.insert(name.clone(), portals.into()) };
             before.extend(old);
         }
         self.backend.sync(&self.portals, scope.unwrap_or(Scope::Only(&changes))).unwrap();

@@ -71,7 +71,8 @@ fn external_and_load_balancer_addresses_are_served_and_source_ranges_hold() {
         lab.set(&object, &["p1"]);
         assert_eq!(lab.tcp("outside", &lab.at(lab.outer(50), 80)).server(), "p1", "{}", lab.title());
         assert_eq!(lab.tcp("outside", &lab.at(lab.outer(60), 80)), Reply::Silent, "{}: not in the ranges", lab.title());
-        object.spec.as_mut().unwrap().load_balancer_source_ranges = Some(vec![format!("{}/24", "192.0.2.0"), "2001:db8::/64".into()]);
+        object.spec.as_mut().unwrap().load_balancer_source_ranges =
+            Some(vec![format!("{}/24", "192.0.2.0"), "2001:db8::/64".into()]);
         lab.set(&object, &["p1"]);
         assert_eq!(lab.tcp("outside", &lab.at(lab.outer(60), 80)).server(), "p1", "{}", lab.title());
     });
@@ -139,7 +140,8 @@ fn a_client_with_affinity_stays_with_its_endpoint() {
 #[test]
 fn udp_follows_its_endpoints() {
     each(|lab| {
-        let spec = json!({"type": "NodePort", "clusterIP": lab.vip(5), "ports": [{"port": 53, "protocol": "UDP", "nodePort": 30053}]});
+        let spec =
+            json!({"type": "NodePort", "clusterIP": lab.vip(5), "ports": [{"port": 53, "protocol": "UDP", "nodePort": 30053}]});
         lab.set(&service("dns", spec.clone()), &["p1"]);
         // The same flow all the time: the same ports, never a pause.
         let (inside, outside) = (lab.udp_client("p3"), lab.udp_client("outside"));

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use net::{Socket, link};
 
-use super::{conflist, forwarding, overlay};
+use super::{conflist, forwarding, overlay, policy};
 
 /// `rk-cni cleanup`
 #[derive(clap::Args, Debug, Clone)]
@@ -27,6 +27,7 @@ pub fn main(options: &Options) -> anyhow::Result<()> {
     let results = [
         remove(std::fs::remove_file(options.conf_dir.join(conflist::FILE))),
         forwarding::remove(),
+        policy::kernel::remove(),
         overlay::remove(&socket).map_err(anyhow::Error::from),
         link::delete(&socket, "cni0").map_err(anyhow::Error::from),
         remove(std::fs::remove_dir_all(options.data_dir.join(conflist::NETWORK))),

@@ -35,7 +35,8 @@ pub fn path(options: &Options) -> PathBuf {
 
 /// Writes the configuration unless it is already so; readers see the old one or the new one.
 pub fn write(options: &Options, network: &Network, mtu: u32) -> anyhow::Result<()> {
-    let text = serde_json::to_string_pretty(&render(options, network, mtu)).context("failed to encode the CNI configuration")? + "\n";
+    let text =
+        serde_json::to_string_pretty(&render(options, network, mtu)).context("failed to encode the CNI configuration")? + "\n";
     let path = path(options);
     if fs::read_to_string(&path).is_ok_and(|present| present == text) {
         return Ok(());

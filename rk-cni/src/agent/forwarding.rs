@@ -13,7 +13,12 @@ const POSTROUTING: &str = "RK-POSTROUTING";
 /// From the built-in chains into ours.
 pub const JUMPS: [Jump<'static>; 2] = [
     Jump { table: "filter", from: "FORWARD", rule: "-m comment --comment \"rk-cni pod network\" -j RK-FORWARD", first: false },
-    Jump { table: "nat", from: "POSTROUTING", rule: "-m comment --comment \"rk-cni masquerade\" -j RK-POSTROUTING", first: false },
+    Jump {
+        table: "nat",
+        from: "POSTROUTING",
+        rule: "-m comment --comment \"rk-cni masquerade\" -j RK-POSTROUTING",
+        first: false,
+    },
 ];
 
 /// The chains of one address family as a batch.
@@ -90,7 +95,9 @@ mod tests {
             .run(|| {
                 reconcile(&options, &network).unwrap();
                 reconcile(&options, &network).unwrap();
-                for (family, own) in [(Family::V4, "-s 10.244.0.0/24 -j MASQUERADE"), (Family::V6, "-s fd00:10::/64 -j MASQUERADE")] {
+                for (family, own) in
+                    [(Family::V4, "-s 10.244.0.0/24 -j MASQUERADE"), (Family::V6, "-s fd00:10::/64 -j MASQUERADE")]
+                {
                     let saved = Iptables::new(family).save("nat").unwrap();
                     assert!(saved.contains(own), "{saved}");
                     assert_eq!(saved.matches("-j RK-POSTROUTING").count(), 1);

@@ -42,7 +42,8 @@ mod tests {
     #[test]
     fn only_reservations_without_an_interface_go() {
         let dir = tempfile::tempdir().unwrap();
-        let sets = vec![vec![Range { subnet: "10.1.0.0/24".parse().unwrap(), range_start: None, range_end: None, gateway: None }]];
+        let sets =
+            vec![vec![Range { subnet: "10.1.0.0/24".parse().unwrap(), range_start: None, range_end: None, gateway: None }]];
         let owner = |id: &str| Owner { container_id: id.into(), ifname: "eth0".into() };
         for id in ["alive", "dead"] {
             Store::open(dir.path(), NETWORK).unwrap().allocate(&sets, &owner(id)).unwrap();

@@ -48,11 +48,8 @@ fn plan(environment: &Environment, conf: &NetConf, leases: &[Lease]) -> Result<P
     };
     let mac = |ip| Mac::from_ip(MAC_PREFIX.0, MAC_PREFIX.1, ip);
     let gateway_of = |wanted: IpAddr| leases.iter().map(|lease| lease.gateway).find(|gw| gw.is_ipv4() == wanted.is_ipv4());
-    let mut routes: Vec<(IpNet, IpAddr)> = conf
-        .routes
-        .iter()
-        .filter_map(|route| Some((route.dst, route.gw.or_else(|| gateway_of(route.dst.addr()))?)))
-        .collect();
+    let mut routes: Vec<(IpNet, IpAddr)> =
+        conf.routes.iter().filter_map(|route| Some((route.dst, route.gw.or_else(|| gateway_of(route.dst.addr()))?))).collect();
     for lease in leases {
         let everywhere = route::everywhere(lease.gateway);
         if !routes.iter().any(|(to, _)| *to == everywhere) {
@@ -127,14 +124,24 @@ fn attach(
     configure_pod(environment, plan, pod, inside)?;
     Ok(CniResult {
         interfaces: vec![
-            Interface { name: bridge.name, mac: bridge.mac.map(|mac| mac.to_string()).unwrap_or_default(), mtu, sandbox: String::new() },
+            Interface {
+                name: bridge.name,
+                mac: bridge.mac.map(|mac| mac.to_string()).unwrap_or_default(),
+                mtu,
+                sandbox: String::new(),
+            },
             Interface {
                 name: port.name,
                 mac: port.mac.map(|mac| mac.to_string()).unwrap_or_default(),
                 mtu: port.mtu,
                 sandbox: String::new(),
             },
-            Interface { name: environment.ifname.clone(), mac: plan.pod_mac.to_string(), mtu, sandbox: environment.netns.clone() },
+            Interface {
+                name: environment.ifname.clone(),
+                mac: plan.pod_mac.to_string(),
+                mtu,
+                sandbox: environment.netns.clone(),
+            },
         ],
         ips: leases.iter().map(|lease| Ip { interface: 2, address: lease.address, gateway: Some(lease.gateway) }).collect(),
         routes: plan.routes.iter().map(|(dst, gw)| Route { dst: *dst, gw: Some(*gw) }).collect(),

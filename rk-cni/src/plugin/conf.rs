@@ -292,7 +292,10 @@ impl NetConf {
 fn validate_range(range: &Range) -> Result<(), CniError> {
     let inside = |address: Option<IpAddr>| address.is_none_or(|address| range.subnet.contains(&address));
     if !inside(range.range_start) || !inside(range.range_end) || !inside(range.gateway) {
-        return Err(CniError::new(Code::InvalidConfig, format!("an address of the range is outside of its subnet {}", range.subnet)));
+        return Err(CniError::new(
+            Code::InvalidConfig,
+            format!("an address of the range is outside of its subnet {}", range.subnet),
+        ));
     }
     let longest = if range.subnet.addr().is_ipv4() { 30 } else { 126 };
     if range.subnet.prefix_len() > longest {

@@ -63,7 +63,8 @@ fn rules(mappings: &[PortMapping], owner: &Owner, pod: IpNet) -> Rules {
         let protocol = mapping.protocol.to_ascii_lowercase();
         let host = only.map(|host| format!("-d {host} ")).unwrap_or_default();
         let matched = format!("{host}-p {protocol} -m {protocol} --dport {}", mapping.host_port);
-        let to = if ip.is_ipv4() { format!("{ip}:{}", mapping.container_port) } else { format!("[{ip}]:{}", mapping.container_port) };
+        let to =
+            if ip.is_ipv4() { format!("{ip}:{}", mapping.container_port) } else { format!("[{ip}]:{}", mapping.container_port) };
         for source in [pod.trunc().to_string(), loopback.to_owned()] {
             out.chain.push(format!("-s {source} {matched} -j MARK --set-xmark {MARK}"));
         }
@@ -75,12 +76,14 @@ fn rules(mappings: &[PortMapping], owner: &Owner, pod: IpNet) -> Rules {
 
 /// Installs the mappings that the runtime asks for.
 pub fn add(conf: &NetConf, owner: &Owner, addresses: &[IpNet]) -> Result<(), CniError> {
-    let mappings: Vec<PortMapping> = conf.runtime.port_mappings.iter().filter(|mapping| mapping.host_port != 0).cloned().collect();
+    let mappings: Vec<PortMapping> =
+        conf.runtime.port_mappings.iter().filter(|mapping| mapping.host_port != 0).cloned().collect();
     if mappings.is_empty() {
         return Ok(());
     }
     for mapping in &mappings {
-        let valid = matches!(mapping.protocol.to_ascii_lowercase().as_str(), "tcp" | "udp" | "sctp") && mapping.container_port != 0;
+        let valid =
+            matches!(mapping.protocol.to_ascii_lowercase().as_str(), "tcp" | "udp" | "sctp") && mapping.container_port != 0;
         if !valid || (!mapping.host_ip.is_empty() && mapping.host_ip.parse::<IpAddr>().is_err()) {
             return Err(CniError::new(Code::InvalidConfig, format!("invalid port mapping {mapping:?}")));
         }
@@ -109,7 +112,8 @@ pub fn add(conf: &NetConf, owner: &Owner, addresses: &[IpNet]) -> Result<(), Cni
         }
         if pod.addr().is_ipv4() {
             // Connections from 127.0.0.1 leave through the bridge.
-            sysctl::ensure(&format!("net/ipv4/conf/{}/route_localnet", conf.bridge), "1").map_err(io("allow host ports on localhost"))?;
+            sysctl::ensure(&format!("net/ipv4/conf/{}/route_localnet", conf.bridge), "1")
+                .map_err(io("allow host ports on localhost"))?;
         }
     }
     Ok(())
@@ -153,7 +157,8 @@ mod tests {
     #[test]
     fn a_mapping_of_the_other_family_gives_no_rules() {
         let owner = Owner { container_id: "x".into(), ifname: "eth0".into() };
-        let mapping = |host_ip: &str| PortMapping { host_port: 80, container_port: 8080, protocol: "TCP".into(), host_ip: host_ip.into() };
+        let mapping =
+            |host_ip: &str| PortMapping { host_port: 80, container_port: 8080, protocol: "TCP".into(), host_ip: host_ip.into() };
         let pod = "10.1.0.2/24".parse().unwrap();
         assert!(rules(&[mapping("fd00::1")], &owner, pod).chain.is_empty());
         assert_eq!(rules(&[mapping("0.0.0.0")], &owner, pod).chain.len(), 3);

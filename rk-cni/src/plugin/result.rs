@@ -45,7 +45,8 @@ impl CniResult {
             .interfaces
             .iter()
             .map(|interface| {
-                let mut out = Map::from_iter([("name".to_owned(), json!(interface.name)), ("mac".to_owned(), json!(interface.mac))]);
+                let mut out =
+                    Map::from_iter([("name".to_owned(), json!(interface.name)), ("mac".to_owned(), json!(interface.mac))]);
                 if version == "1.1.0" && interface.mtu != 0 {
                     out.insert("mtu".to_owned(), json!(interface.mtu));
                 }

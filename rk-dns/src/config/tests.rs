@@ -15,7 +15,8 @@ fn config(text: &str) -> Result<Config, SyntaxError> {
 fn kubeadms_default_is_understood() {
     let manifest = include_str!("../../../manifests/addons/rk-dns.yaml");
     let start = manifest.find("Corefile: |\n").unwrap() + "Corefile: |\n".len();
-    let text: String = manifest[start..].lines().take_while(|line| line.starts_with("    ")).map(|line| format!("{line}\n")).collect();
+    let text: String =
+        manifest[start..].lines().take_while(|line| line.starts_with("    ")).map(|line| format!("{line}\n")).collect();
     let config = config(&text.replace("@DNS_DOMAIN@", "cluster.local")).unwrap();
     let server = &config.servers[0];
     let kubernetes = server.kubernetes.as_ref().unwrap();
@@ -36,7 +37,9 @@ fn kubeadms_default_is_understood() {
 
 #[test]
 fn stub_domains_are_served_by_the_longest_zone() {
-    let config = config(".:53 {\n forward . 192.0.2.1\n}\ncorp.example:53 {\n forward . 192.0.2.2:5353\n}\n10.0.0.0/8 {\n errors\n}").unwrap();
+    let config =
+        config(".:53 {\n forward . 192.0.2.1\n}\ncorp.example:53 {\n forward . 192.0.2.2:5353\n}\n10.0.0.0/8 {\n errors\n}")
+            .unwrap();
     let to = |name: &str| config.responsible(53, &Zone::parse(name).0).map(|s| s.forwards.first().map(|f| f.to[0].to_string()));
     assert_eq!(to("a.corp.example"), Some(Some("192.0.2.2:5353".into())));
     assert_eq!(to("corp.example.org"), Some(Some("192.0.2.1:53".into())));

@@ -32,11 +32,19 @@ pub(crate) fn index() -> Index {
         serde_json::from_value(json!({"metadata": {"namespace": namespace, "name": name}, "spec": spec})).unwrap()
     };
     let http = json!([{"name": "http", "port": 80, "protocol": "TCP"}, {"name": "dns", "port": 53, "protocol": "UDP"}]);
-    index.set_service(&service("default", "web", json!({"clusterIP": "10.96.0.5", "clusterIPs": ["10.96.0.5", "fd00:96::5"], "ports": http})));
+    index.set_service(&service(
+        "default",
+        "web",
+        json!({"clusterIP": "10.96.0.5", "clusterIPs": ["10.96.0.5", "fd00:96::5"], "ports": http}),
+    ));
     index.set_service(&service("default", "db", json!({"clusterIP": "None", "ports": [{"name": "http", "port": 80}]})));
     index.set_service(&service("default", "empty", json!({"clusterIP": "None", "ports": [{"port": 80}]})));
     index.set_service(&service("default", "out", json!({"type": "ExternalName", "externalName": "www.example.org"})));
-    index.set_service(&service("kube-system", "kube-dns", json!({"clusterIP": "10.96.0.10", "ports": [{"name": "dns", "port": 53, "protocol": "UDP"}]})));
+    index.set_service(&service(
+        "kube-system",
+        "kube-dns",
+        json!({"clusterIP": "10.96.0.10", "ports": [{"name": "dns", "port": 53, "protocol": "UDP"}]}),
+    ));
     index.set_slice(&slice(
         "db",
         "db-1",
@@ -88,7 +96,11 @@ fn the_specification_holds() {
         ("_http._tcp.web.default.svc.cluster.local", "SRV", "0 100 80 web.default.svc.cluster.local."),
         ("_http._tcp.web.default.svc.cluster.local", "A", "nodata cluster.local."),
         ("_http._udp.web.default.svc.cluster.local", "SRV", "nxdomain cluster.local."),
-        ("web.default.svc.cluster.local", "SRV", "0 50 53 web.default.svc.cluster.local., 0 50 80 web.default.svc.cluster.local."),
+        (
+            "web.default.svc.cluster.local",
+            "SRV",
+            "0 50 53 web.default.svc.cluster.local., 0 50 80 web.default.svc.cluster.local.",
+        ),
         ("db.default.svc.cluster.local", "A", "10.244.0.2, 10.244.0.3"),
         ("db.default.svc.cluster.local", "AAAA", "fd00:244::2"),
         ("db-0.db.default.svc.cluster.local", "A", "10.244.0.2"),
@@ -129,7 +141,10 @@ fn the_specification_holds() {
 fn pods_may_be_off_or_verified() {
     let mut index = index();
     let pod = |ip: &str| {
-        serde_json::from_value(json!({"metadata": {"namespace": "default", "name": ip}, "status": {"podIP": ip, "podIPs": [{"ip": ip}]}})).unwrap()
+        serde_json::from_value(
+            json!({"metadata": {"namespace": "default", "name": ip}, "status": {"podIP": ip, "podIPs": [{"ip": ip}]}}),
+        )
+        .unwrap()
     };
     index.set_pod(&pod("10.244.0.2"));
     let off = Kubernetes { pods: Pods::Disabled, ..config() };

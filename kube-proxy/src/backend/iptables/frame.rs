@@ -19,8 +19,7 @@ const FIREWALL: &str = "KUBE-FIREWALL";
 
 /// From the built-in chains into ours. Upstream: iptablesJumpChains.
 pub fn jumps() -> Vec<Jump<'static>> {
-    const EXTERNAL: &str =
-        r#"-m conntrack --ctstate NEW -m comment --comment "kubernetes externally-visible service portals" -j KUBE-EXTERNAL-SERVICES"#;
+    const EXTERNAL: &str = r#"-m conntrack --ctstate NEW -m comment --comment "kubernetes externally-visible service portals" -j KUBE-EXTERNAL-SERVICES"#;
     const FIREWALL_JUMP: &str =
         r#"-m conntrack --ctstate NEW -m comment --comment "kubernetes load balancer firewall" -j KUBE-PROXY-FIREWALL"#;
     const PORTALS: &str = r#"-m conntrack --ctstate NEW -m comment --comment "kubernetes service portals" -j KUBE-SERVICES"#;
@@ -156,7 +155,8 @@ mod tests {
     #[test]
     fn every_filter_jump_but_the_unconditional_ones_looks_at_new_connections_only() {
         for jump in jumps().iter().filter(|jump| jump.table == "filter") {
-            let unconditional = ["KUBE-FIREWALL", "KUBE-NODEPORTS", "KUBE-FORWARD"].iter().any(|chain| jump.rule.ends_with(chain));
+            let unconditional =
+                ["KUBE-FIREWALL", "KUBE-NODEPORTS", "KUBE-FORWARD"].iter().any(|chain| jump.rule.ends_with(chain));
             assert_eq!(jump.rule.starts_with("-m conntrack --ctstate NEW"), !unconditional, "{jump:?}");
         }
     }

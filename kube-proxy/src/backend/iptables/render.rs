@@ -89,7 +89,10 @@ impl Context {
             mark.push(format!("{} {protocol} {to_cluster_ip} -j KUBE-MARK-MASQ", comment(format!("{port} cluster IP"))));
         } else if self.settings.locality.is_known() {
             let foreign = self.settings.locality.iptables(false);
-            mark.push(format!("{} {foreign} {protocol} {to_cluster_ip} -j KUBE-MARK-MASQ", comment(format!("{port} cluster IP"))));
+            mark.push(format!(
+                "{} {foreign} {protocol} {to_cluster_ip} -j KUBE-MARK-MASQ",
+                comment(format!("{port} cluster IP"))
+            ));
         }
         for (name, endpoints, is_local) in [(cluster, &portal.cluster, false), (local, &portal.local, true)] {
             if endpoints.is_empty() || (is_local && !port.uses_local_endpoints()) {
@@ -202,7 +205,8 @@ impl Context {
 
     fn balance(&self, portal: &Portal, endpoints: &[SocketAddr]) -> Vec<String> {
         let port = &*portal.port;
-        let text = |endpoint: &SocketAddr| if self.terse { String::new() } else { comment(format!("{port} -> {endpoint}")) + " " };
+        let text =
+            |endpoint: &SocketAddr| if self.terse { String::new() } else { comment(format!("{port} -> {endpoint}")) + " " };
         let mut rules = Vec::new();
         if let Some(seconds) = port.affinity {
             for endpoint in endpoints {
@@ -214,7 +218,11 @@ impl Context {
         for (index, endpoint) in endpoints.iter().enumerate() {
             let name = names::endpoint(port, *endpoint);
             let remaining = endpoints.len() - index;
-            let chance = if remaining == 1 { String::new() } else { format!("-m statistic --mode random --probability {:.10} ", fraction(remaining)) };
+            let chance = if remaining == 1 {
+                String::new()
+            } else {
+                format!("-m statistic --mode random --probability {:.10} ", fraction(remaining))
+            };
             rules.push(format!("{}{chance}-j {name}", text(endpoint)));
         }
         rules

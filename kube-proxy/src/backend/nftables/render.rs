@@ -23,8 +23,13 @@ fn chain_name(kind: &str, port: &ServicePort) -> String {
 
 fn affinity_set(port: &ServicePort, endpoint: SocketAddr) -> String {
     let address = endpoint.ip().to_string().replace(':', ".");
-    format!("affinity-{}-{}/{}/{}", &service_hash(port)[..HASH_LENGTH], port.service.namespace, port.service.name, port.protocol.lower())
-        + &format!("__{address}/{}", endpoint.port())
+    format!(
+        "affinity-{}-{}/{}/{}",
+        &service_hash(port)[..HASH_LENGTH],
+        port.service.namespace,
+        port.service.name,
+        port.protocol.lower()
+    ) + &format!("__{address}/{}", endpoint.port())
 }
 
 fn target(endpoint: SocketAddr) -> String {
@@ -43,12 +48,8 @@ pub fn add(settings: &Settings, portal: &Portal, items: &mut Items) {
         items.elements.insert((set.to_owned(), key), format!("{comment} : {value}"));
     };
     let key = format!("{} . {protocol} . {}", portal.cluster_ip, port.port);
-    let (cluster, local, external, firewall) = (
-        chain_name("service", port),
-        chain_name("local", port),
-        chain_name("external", port),
-        chain_name("firewall", port),
-    );
+    let (cluster, local, external, firewall) =
+        (chain_name("service", port), chain_name("local", port), chain_name("external", port), chain_name("firewall", port));
     // Traffic to the cluster IP.
     let internal = portal.internal();
     if let Some(verdict) = refusal(portal, port.internal_local) {
@@ -224,7 +225,8 @@ pub fn frame(settings: &Settings, node_port_addresses: Option<&[IpAddr]>, out: &
         None => format!("fib daddr type local {family} daddr != {loopback}"),
         Some(addresses) => {
             let elements: Vec<String> = addresses.iter().filter(|ip| !ip.is_loopback()).map(ToString::to_string).collect();
-            let elements = if elements.is_empty() { String::new() } else { format!(" elements = {{ {} }};", elements.join(", ")) };
+            let elements =
+                if elements.is_empty() { String::new() } else { format!(" elements = {{ {} }};", elements.join(", ")) };
             let _ = writeln!(out, " set nodeport-ips {{ type {ip};{elements} }}");
             format!("{family} daddr @nodeport-ips")
         }
@@ -240,7 +242,11 @@ pub fn frame(settings: &Settings, node_port_addresses: Option<&[IpAddr]>, out: &
     let hooks = [
         ("filter-prerouting", "filter hook prerouting priority -110", format!("  {check} firewall-check\n")),
         ("filter-output-pre-dnat", "filter hook output priority -110", format!("  {check} firewall-check\n")),
-        ("filter-input", "filter hook input priority 0", format!("  {check} nodeport-endpoints-check\n  {check} service-endpoints-check\n")),
+        (
+            "filter-input",
+            "filter hook input priority 0",
+            format!("  {check} nodeport-endpoints-check\n  {check} service-endpoints-check\n"),
+        ),
         ("filter-forward", "filter hook forward priority 0", format!("  {check} service-endpoints-check\n")),
         ("filter-output", "filter hook output priority 0", format!("  {check} service-endpoints-check\n")),
         ("nat-prerouting", "nat hook prerouting priority -100", "  jump services\n".to_owned()),
@@ -262,7 +268,10 @@ pub fn frame(settings: &Settings, node_port_addresses: Option<&[IpAddr]>, out: &
         ("firewall-check", format!("  {key} vmap @firewall-ips\n")),
         ("service-endpoints-check", format!("  {key} vmap @no-endpoint-services\n")),
         ("nodeport-endpoints-check", format!("  {to_node} meta l4proto . th dport vmap @no-endpoint-nodeports\n")),
-        ("services", format!("{strangers}  {key} vmap @service-ips\n  {to_node} meta l4proto . th dport vmap @service-nodeports\n")),
+        (
+            "services",
+            format!("{strangers}  {key} vmap @service-ips\n  {to_node} meta l4proto . th dport vmap @service-nodeports\n"),
+        ),
     ];
     for (name, rules) in plain {
         let _ = write!(out, " chain {name} {{\n{rules} }}\n");

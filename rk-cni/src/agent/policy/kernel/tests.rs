@@ -1,0 +1,348 @@
+//! Policies against real traffic: what pods reach is compared with a truth table that is computed in another way, from the
+//! objects themselves.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
+use std::os::fd::AsFd;
+use std::sync::{Arc, Barrier};
+use std::time::Duration;
+
+use k8s_openapi::api::networking::v1::NetworkPolicy;
+use net::link::{self, Change, VethEnd};
+use net::route::Route;
+use net::{NetNs, address, route, sysctl};
+use serde_json::{Value, json};
+
+use super::*;
+use crate::agent::policy::compile::compile;
+use crate::agent::policy::model::Cluster;
+
+/// Name, namespace, labels, node.
+const PODS: [(&str, &str, &str, &str); 5] = [
+    ("web", "shop", "web", "me"),
+    ("db", "shop", "db", "me"),
+    ("web2", "blog", "web", "me"),
+    ("job", "blog", "job", "me"),
+    ("far", "shop", "web", "other"),
+];
+const PORTS: [(u16, &str); 2] = [(8080, "http"), (9090, "metrics")];
+/// A packet that is not answered within this time was dropped: nothing here is farther than a bridge away.
+const PATIENCE: Duration = Duration::from_millis(400);
+
+struct Lab {
+    node: NetNs,
+    pods: BTreeMap<&'static str, NetNs>,
+    cluster: Cluster,
+    kernel: Kernel,
+}
+
+fn ip(pod: &str) -> IpAddr {
+    let index = PODS.iter().position(|(name, ..)| *name == pod).unwrap();
+    if pod == "far" { [10, 244, 1, 10].into() } else { [10, 244, 0, u8::try_from(10 + index).unwrap()].into() }
+}
+
+fn pod_object(name: &str, namespace: &str, app: &str, node: &str) -> k8s_openapi::api::core::v1::Pod {
+    let ports: Vec<Value> = PORTS.iter().map(|(number, name)| json!({"name": name, "containerPort": number})).collect();
+    serde_json::from_value(json!({
+        "metadata": {"name": name, "namespace": namespace, "labels": {"app": app}},
+        "spec": {"nodeName": node, "containers": [{"name": "c", "ports": ports}]},
+        "status": {"phase": "Running", "podIP": ip(name), "podIPs": [{"ip": ip(name)}]},
+    }))
+    .unwrap()
+}
+
+impl Lab {
+    fn new() -> Self {
+        let node = NetNs::fresh().unwrap();
+        let socket = node.socket().unwrap();
+        node.run(|| {
+            for name in ["net/ipv4/ip_forward", "net/bridge/bridge-nf-call-iptables"] {
+                sysctl::ensure(name, "1").unwrap();
+            }
+        })
+        .unwrap();
+        link::create_bridge(&socket, "cni0", None, 1500).unwrap();
+        let up = |socket: &net::Socket, name: &str, net: Option<&str>| {
+            let index = link::by_name(socket, name).unwrap().index;
+            if let Some(net) = net {
+                address::add(socket, index, net.parse().unwrap()).unwrap();
+            }
+            link::change(socket, index, Change::up()).unwrap();
+            index
+        };
+        let bridge = up(&socket, "cni0", Some("10.244.0.1/24"));
+        up(&socket, "lo", None);
+        let mut pods = BTreeMap::new();
+        for (name, _, _, on) in PODS {
+            let space = NetNs::fresh().unwrap();
+            let host = format!("v{name}");
+            let far = VethEnd { name: "eth0", mac: None, namespace: Some(space.as_fd()) };
+            link::create_veth(&socket, &VethEnd { name: &host, mac: None, namespace: None }, &far, 1500).unwrap();
+            let inside = space.socket().unwrap();
+            up(&inside, "lo", None);
+            let gateway: IpAddr = if on == "me" {
+                let port = up(&socket, &host, None);
+                link::change(&socket, port, Change { master: Some(bridge), ..Change::default() }).unwrap();
+                [10, 244, 0, 1].into()
+            } else {
+                up(&socket, &host, Some("10.244.1.1/24"));
+                [10, 244, 1, 1].into()
+            };
+            let eth = up(&inside, "eth0", Some(&format!("{}/24", ip(name))));
+            route::replace(&inside, &Route::new("0.0.0.0/0".parse().unwrap(), eth).via(gateway)).unwrap();
+            for (port, _) in PORTS {
+                let listener = space.run(|| TcpListener::bind((ip(name), port)).unwrap()).unwrap();
+                std::thread::spawn(move || while listener.accept().is_ok() {});
+            }
+            pods.insert(name, space);
+        }
+        let mut cluster = Cluster::default();
+        for namespace in ["shop", "blog"] {
+            let object = serde_json::from_value(json!({"metadata": {"name": namespace, "labels": {"name": namespace}}})).unwrap();
+            cluster.set_namespace(namespace.to_owned(), &object);
+        }
+        for (name, namespace, app, on) in PODS {
+            cluster.set_pod(format!("{namespace}/{name}"), &pod_object(name, namespace, app, on));
+        }
+        Self { node, pods, cluster, kernel: Kernel::default() }
+    }
+
+    fn apply(&mut self, policies: &[NetworkPolicy]) {
+        self.cluster.policies.clear();
+        for (number, policy) in policies.iter().enumerate() {
+            self.cluster.set_policy(format!("p{number}"), policy);
+        }
+        let rules = compile(&self.cluster, "me");
+        let kernel = &mut self.kernel;
+        self.node.run(|| kernel.apply(rules).unwrap()).unwrap();
+    }
+
+    /// Which (from, to, port) connect. All tries run at the same time.
+    fn observed(&self) -> BTreeMap<(&'static str, &'static str, u16), bool> {
+        let tries: Vec<_> = PODS
+            .iter()
+            .flat_map(|from| PODS.iter().map(move |to| (from.0, to.0)))
+            .flat_map(|(from, to)| PORTS.iter().map(move |(port, _)| (from, to, *port)))
+            .collect();
+        let start = Arc::new(Barrier::new(tries.len()));
+        std::thread::scope(|scope| {
+            let running: Vec<_> = tries
+                .iter()
+                .map(|(from, to, port)| {
+                    let (space, start) = (&self.pods[from], start.clone());
+                    scope.spawn(move || {
+                        start.wait();
+                        let target = SocketAddr::new(ip(to), *port);
+                        ((*from, *to, *port), space.run(|| TcpStream::connect_timeout(&target, PATIENCE).is_ok()).unwrap())
+                    })
+                })
+                .collect();
+            running.into_iter().map(|thread| thread.join().unwrap()).collect()
+        })
+    }
+}
+
+/// The truth table: straight from the API's words, without compiling anything. Only this node's pods are protected here.
+fn truth(policies: &[NetworkPolicy]) -> BTreeMap<(&'static str, &'static str, u16), bool> {
+    let selects = |selector: &Value, labels: &Value| -> bool {
+        let all = selector["matchLabels"].as_object().is_none_or(|want| want.iter().all(|(key, value)| labels[key] == *value));
+        all && selector["matchExpressions"].as_array().is_none_or(|list| {
+            list.iter().all(|e| {
+                let value = &labels[e["key"].as_str().unwrap()];
+                let listed = e["values"].as_array().is_some_and(|values| values.contains(value));
+                match e["operator"].as_str().unwrap() {
+                    "In" => listed,
+                    "NotIn" => !listed,
+                    "Exists" => !value.is_null(),
+                    _ => value.is_null(),
+                }
+            })
+        })
+    };
+    let objects: Vec<Value> = policies.iter().map(|policy| serde_json::to_value(policy).unwrap()).collect();
+    let allowed =
+        |pod: (&str, &str, &str, &str), peer: (&str, &str, &str, &str), port: u16, direction: &str, key: &str| -> bool {
+            if pod.3 != "me" {
+                return true;
+            }
+            let kind = if direction == "ingress" { "Ingress" } else { "Egress" };
+            let selecting: Vec<&Value> = objects
+                .iter()
+                .filter(|p| p["metadata"]["namespace"] == pod.1 && selects(&p["spec"]["podSelector"], &json!({"app": pod.2})))
+                .filter(|p| p["spec"]["policyTypes"].as_array().unwrap().iter().any(|t| t == kind))
+                .collect();
+            selecting.is_empty()
+                || selecting.iter().flat_map(|p| p["spec"][direction].as_array().cloned().unwrap_or_default()).any(|rule| {
+                    let peer_fits = rule[key].as_array().is_none_or(|peers| {
+                        peers.is_empty()
+                            || peers.iter().any(|p| {
+                                if let Some(cidr) = p["ipBlock"]["cidr"].as_str() {
+                                    let inside = |cidr: &str| cidr.parse::<ipnet::IpNet>().unwrap().contains(&ip(peer.0));
+                                    let excepted = p["ipBlock"]["except"]
+                                        .as_array()
+                                        .is_some_and(|e| e.iter().any(|c| inside(c.as_str().unwrap())));
+                                    return inside(cidr) && !excepted;
+                                }
+                                let namespace = if p["namespaceSelector"].is_null() {
+                                    peer.1 == pod.1
+                                } else {
+                                    selects(&p["namespaceSelector"], &json!({"name": peer.1}))
+                                };
+                                namespace && (p["podSelector"].is_null() || selects(&p["podSelector"], &json!({"app": peer.2})))
+                            })
+                    });
+                    let port_fits = rule["ports"].as_array().is_none_or(|ports| {
+                        ports.is_empty()
+                            || ports.iter().any(|p| {
+                                if p["protocol"].as_str().is_some_and(|protocol| protocol != "TCP") {
+                                    return false;
+                                }
+                                match &p["port"] {
+                                    Value::Null => true,
+                                    Value::String(name) => PORTS.iter().any(|(number, known)| known == name && *number == port),
+                                    number => {
+                                        let first = u16::try_from(number.as_u64().unwrap()).unwrap();
+                                        let last = p["endPort"].as_u64().map_or(first, |end| u16::try_from(end).unwrap());
+                                        (first..=last).contains(&port)
+                                    }
+                                }
+                            })
+                    });
+                    peer_fits && port_fits
+                })
+        };
+    let mut table = BTreeMap::new();
+    for from in PODS {
+        for to in PODS {
+            for (port, _) in PORTS {
+                let ok =
+                    from.0 == to.0 || (allowed(from, to, port, "egress", "to") && allowed(to, from, port, "ingress", "from"));
+                table.insert((from.0, to.0, port), ok);
+            }
+        }
+    }
+    table
+}
+
+fn policy(namespace: &str, spec: Value) -> NetworkPolicy {
+    serde_json::from_value(json!({"metadata": {"name": "p", "namespace": namespace}, "spec": spec})).unwrap()
+}
+
+fn check(lab: &mut Lab, what: &str, policies: &[NetworkPolicy]) {
+    lab.apply(policies);
+    let (seen, wanted) = (lab.observed(), truth(policies));
+    let wrong: Vec<_> = seen.iter().filter(|(key, ok)| wanted[*key] != **ok).collect();
+    assert!(wrong.is_empty(), "{what}: (from, to, port), connected: {wrong:?}");
+}
+
+#[test]
+fn traffic_is_as_the_truth_table_says() {
+    let mut lab = Lab::new();
+    let all = json!({});
+    let deny_in = |namespace| policy(namespace, json!({"podSelector": {}, "policyTypes": ["Ingress"]}));
+    let deny_out = |namespace| policy(namespace, json!({"podSelector": {}, "policyTypes": ["Egress"]}));
+    let from = |peers: Value, ports: Value| {
+        policy(
+            "shop",
+            json!({"podSelector": {"matchLabels": {"app": "db"}}, "policyTypes": ["Ingress"], "ingress": [{"from": peers, "ports": ports}]}),
+        )
+    };
+    let to = |peers: Value, ports: Value| {
+        policy("shop", json!({"podSelector": {}, "policyTypes": ["Egress"], "egress": [{"to": peers, "ports": ports}]}))
+    };
+    let web = json!({"podSelector": {"matchLabels": {"app": "web"}}});
+    let blog = json!({"namespaceSelector": {"matchLabels": {"name": "blog"}}});
+    let both = json!({"namespaceSelector": {"matchLabels": {"name": "blog"}}, "podSelector": {"matchLabels": {"app": "web"}}});
+    for (what, policies) in [
+        ("none", vec![]),
+        ("default deny in", vec![deny_in("shop")]),
+        ("default deny out", vec![deny_out("shop")]),
+        ("deny everything everywhere", vec![deny_in("shop"), deny_out("shop"), deny_in("blog"), deny_out("blog")]),
+        (
+            "allow all",
+            vec![deny_in("shop"), policy("shop", json!({"podSelector": {}, "policyTypes": ["Ingress"], "ingress": [{}]}))],
+        ),
+        ("pod selector", vec![from(json!([web]), json!([]))]),
+        ("namespace selector", vec![from(json!([blog]), json!([]))]),
+        ("both at once", vec![from(json!([both]), json!([]))]),
+        ("either", vec![from(json!([web, blog]), json!([]))]),
+        ("every namespace", vec![from(json!([{"namespaceSelector": all}]), json!([{"port": 8080}]))]),
+        ("ports", vec![from(json!([]), json!([{"port": 8080}]))]),
+        ("named port", vec![from(json!([]), json!([{"port": "metrics"}]))]),
+        ("port range", vec![from(json!([]), json!([{"port": 8000, "endPort": 8999}]))]),
+        ("another protocol", vec![from(json!([]), json!([{"protocol": "UDP", "port": 8080}]))]),
+        (
+            "block with exception",
+            vec![from(json!([{"ipBlock": {"cidr": "10.244.0.0/16", "except": ["10.244.1.0/24"]}}]), json!([]))],
+        ),
+        ("additive", vec![from(json!([web]), json!([{"port": 8080}])), from(json!([blog]), json!([{"port": 9090}]))]),
+        ("egress to a namespace", vec![to(json!([blog]), json!([{"port": 8080}]))]),
+        ("egress to a named port", vec![to(json!([web]), json!([{"port": "metrics"}]))]),
+        ("egress to a named port of anybody", vec![to(json!([]), json!([{"port": "http"}]))]),
+        ("egress to a block", vec![to(json!([{"ipBlock": {"cidr": "10.244.1.0/24"}}]), json!([]))]),
+        (
+            "expressions",
+            vec![from(
+                json!([{"podSelector": {"matchExpressions": [{"key": "app", "operator": "NotIn", "values": ["web"]}]}, "namespaceSelector": {}}]),
+                json!([]),
+            )],
+        ),
+        (
+            "egress and ingress together",
+            vec![to(json!([web]), json!([])), deny_in("blog"), from(json!([web]), json!([{"port": "http"}]))],
+        ),
+        ("none again", vec![]),
+    ] {
+        check(&mut lab, what, &policies);
+    }
+}
+
+#[test]
+fn the_node_reaches_its_pods_and_live_connections_stay() {
+    let mut lab = Lab::new();
+    let target = SocketAddr::new(ip("db"), 8080);
+    let open = lab.pods["web"].run(|| TcpStream::connect_timeout(&target, PATIENCE).unwrap()).unwrap();
+    lab.apply(&[policy("shop", json!({"podSelector": {}, "policyTypes": ["Ingress", "Egress"]}))]);
+    assert!(lab.node.run(|| TcpStream::connect_timeout(&target, PATIENCE).is_ok()).unwrap(), "probes");
+    let node = SocketAddr::from(([10, 244, 0, 1], 9999));
+    let listener = lab.node.run(|| TcpListener::bind(node).unwrap()).unwrap();
+    assert!(lab.pods["db"].run(|| TcpStream::connect_timeout(&node, PATIENCE).is_err()).unwrap(), "egress to the node");
+    drop(listener);
+    // The peer closes because our listener's accept loop drops connections: that this is seen shows that packets pass.
+    open.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+    assert_eq!(std::io::Read::read(&mut &open, &mut [0]).unwrap(), 0);
+}
+
+#[test]
+fn a_pod_that_comes_is_added_to_sets_without_touching_rules() {
+    let mut lab = Lab::new();
+    lab.cluster.pods.remove("blog/web2");
+    let both = json!({"namespaceSelector": {}, "podSelector": {"matchLabels": {"app": "web"}}});
+    let policies = [policy("shop", json!({"podSelector": {}, "policyTypes": ["Ingress"], "ingress": [{"from": [both]}]}))];
+    lab.apply(&policies);
+    let before = compile(&lab.cluster, "me");
+    lab.cluster.set_pod("blog/web2".into(), &pod_object("web2", "blog", "web", "me"));
+    let after = compile(&lab.cluster, "me");
+    assert_eq!(before.chains, after.chains);
+    let mut batch = String::new();
+    difference(&before, &after, &mut batch);
+    assert_eq!(batch.lines().count(), 1, "{batch}");
+    check(&mut lab, "with the new pod", &policies);
+    assert!(
+        lab.node
+            .run(|| {
+                let kernel = &lab.kernel;
+                kernel.is_intact()
+            })
+            .unwrap()
+    );
+    lab.node.run(|| remove().unwrap()).unwrap();
+    assert!(
+        !lab.node
+            .run(|| {
+                let kernel = &lab.kernel;
+                kernel.is_intact()
+            })
+            .unwrap()
+    );
+}
