@@ -46,6 +46,8 @@ pub async fn route(
     check_scope(&served, &info)?;
     let upgrade = request.headers().contains_key(http::header::UPGRADE).then(|| hyper::upgrade::on(&mut request));
     let (parts, body) = request.into_parts();
+    // Told on every answer, errors included.
+    let warnings = served.resource.deprecation.map(str::to_owned).into_iter().collect();
     let mut call = Call {
         server: server.clone(),
         served,
@@ -56,7 +58,7 @@ pub async fn route(
         user,
         body: Some(body),
         upgrade,
-        warnings: Vec::new(),
+        warnings,
         now,
     };
     let _ = address;
