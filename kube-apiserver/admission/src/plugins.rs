@@ -7,13 +7,23 @@ use std::sync::Arc;
 use crate::chain::Plugin;
 use crate::host::Host;
 
+mod certificates;
+mod default_ingress_class;
+mod default_storage_class;
 mod default_toleration_seconds;
 mod limit_ranger;
 mod namespace_lifecycle;
 mod node_restriction;
+mod owner_references;
+mod pod_security;
+mod pod_topology_labels;
 mod priority;
+mod resource_quota;
+mod runtime_class;
 mod service_account;
+mod storage_object_in_use_protection;
 mod taint_nodes_by_condition;
+mod volume_resize;
 
 /// A line of the table.
 pub struct Row {
@@ -50,30 +60,30 @@ pub const TABLE: &[Row] = &[
     on("TaintNodesByCondition", taint_nodes_by_condition::build),
     later("AlwaysPullImages", false),
     later("ImagePolicyWebhook", false),
-    later("PodSecurity", true),
+    on("PodSecurity", pod_security::build),
     later("PodNodeSelector", false),
     on("Priority", priority::build),
     on("DefaultTolerationSeconds", default_toleration_seconds::build),
     later("PodTolerationRestriction", false),
     later("EventRateLimit", false),
     later("ExtendedResourceToleration", false),
-    later("DefaultStorageClass", true),
-    later("StorageObjectInUseProtection", true),
-    later("OwnerReferencesPermissionEnforcement", false),
-    later("PersistentVolumeClaimResize", true),
-    later("RuntimeClass", true),
-    later("CertificateApproval", true),
-    later("CertificateSigning", true),
+    on("DefaultStorageClass", default_storage_class::build),
+    on("StorageObjectInUseProtection", storage_object_in_use_protection::build),
+    off("OwnerReferencesPermissionEnforcement", owner_references::build),
+    on("PersistentVolumeClaimResize", volume_resize::build),
+    on("RuntimeClass", runtime_class::build),
+    on("CertificateApproval", certificates::build_approval),
+    on("CertificateSigning", certificates::build_signing),
     later("ClusterTrustBundleAttest", true),
-    later("CertificateSubjectRestriction", true),
-    later("DefaultIngressClass", true),
+    on("CertificateSubjectRestriction", certificates::build_subject),
+    on("DefaultIngressClass", default_ingress_class::build),
     later("DenyServiceExternalIPs", false),
-    later("PodTopologyLabels", true),
+    on("PodTopologyLabels", pod_topology_labels::build),
     later("MutatingAdmissionPolicy", true),
     later("MutatingAdmissionWebhook", true),
     later("ValidatingAdmissionPolicy", true),
     later("ValidatingAdmissionWebhook", true),
-    later("ResourceQuota", true),
+    on("ResourceQuota", resource_quota::build),
     later("AlwaysDeny", false),
 ];
 
