@@ -1,8 +1,8 @@
 //! What all parts of a running kubelet share.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::net::IpAddr;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use tokio::sync::Notify;
@@ -78,6 +78,8 @@ pub struct NodeState {
     pub pressure: RwLock<Vec<&'static str>>,
     /// Asks for a status update soon.
     pub status_soon: Arc<Notify>,
+    /// The pods that the runtime had at the first look.
+    pub known_at_start: OnceLock<HashSet<String>>,
     /// The last time the relist of the runtime worked.
     pub pleg_healthy: AtomicBool,
 }

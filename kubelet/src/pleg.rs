@@ -42,6 +42,9 @@ pub async fn run(kubelet: Shared) {
         match look(&kubelet).await {
             Ok(now) => {
                 good = Instant::now();
+                if first {
+                    let _ = kubelet.node.known_at_start.set(now.keys().cloned().collect());
+                }
                 if let Some(histogram) = &*RELIST_SECONDS {
                     histogram.observe(began.elapsed().as_secs_f64());
                 }

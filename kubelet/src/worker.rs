@@ -36,7 +36,10 @@ pub struct Handle {
     /// The pod's uid.
     pub uid: String,
     request: Mutex<Request>,
+    /// For the loop: remembers one poke.
     wake: Notify,
+    /// For those who watch the request while the loop is at work.
+    changed: Notify,
     view: RwLock<View>,
 }
 
@@ -106,28 +109,18 @@ impl Handle {
     /// Makes it look again.
     pub fn poke(&self) {
         self.wake.notify_one();
+        self.changed.notify_waiters();
     }
 
-    /// Completes when the pod is to end.
-    async fn terminating(&self) {
+    /// Completes when the request is as `holds` says.
+    async fn until(&self, holds: impl Fn(&Request) -> bool) {
         loop {
-            let woken = self.wake.notified();
-            if self.request.lock().terminating() {
-                self.wake.notify_one();
+            let mut changed = std::pin::pin!(self.changed.notified());
+            changed.as_mut().enable();
+            if holds(&self.request.lock()) {
                 return;
             }
-            woken.await;
-        }
-    }
-
-    /// Completes when the grace period became shorter than `seconds`.
-    async fn shorter_grace(&self, seconds: i64) {
-        loop {
-            let woken = self.wake.notified();
-            if self.request.lock().grace_seconds() < seconds {
-                return;
-            }
-            woken.await;
+            changed.await;
         }
     }
 }
@@ -164,6 +157,10 @@ impl Workers {
 
     /// Gives a definition to the pod's worker, which is started where there is none.
     pub fn update(&self, kubelet: &Shared, pod: Arc<Pod>) {
+        self.put(kubelet, pod, false);
+    }
+
+    fn put(&self, kubelet: &Shared, pod: Arc<Pod>, again: bool) {
         let uid = pod::uid(&pod).to_owned();
         let mut handles = self.handles.write();
         if let Some(handle) = handles.get(&uid) {
@@ -182,21 +179,30 @@ impl Workers {
             uid: uid.clone(),
             request: Mutex::new(Request { pod, verdict: None, grace: None, removed: false, again: None, seen: Instant::now() }),
             wake: Notify::new(),
+            changed: Notify::new(),
             view: RwLock::new(View { runtime: Arc::default(), status: Arc::new(told), stage: Stage::Run }),
         });
         handles.insert(uid, handle.clone());
         drop(handles);
-        let worker = Worker { kubelet: kubelet.clone(), handle, errors: StartErrors::new(), failures: 0, admitted: false, cgroup_done: false };
+        // A pod that is new since the first look at the runtime has nothing there.
+        let fresh = kubelet.node.known_at_start.get().is_some_and(|known| !known.contains(&handle.uid)) && !again;
+        let worker = Worker { kubelet: kubelet.clone(), handle, errors: StartErrors::new(), failures: 0, admitted: false, cgroup_done: false, fresh };
         kubelet.tasks.spawn("pod", async move {
             let stop = worker.kubelet.tasks.token();
             stop.run_until_cancelled(worker.run()).await;
         });
     }
 
-    /// Tells that no source has the pod any more.
-    pub fn remove(&self, uid: &str) {
+    /// Tells that no source has the pod any more; `last` is its last state, which may hold a shorter grace period.
+    pub fn remove(&self, uid: &str, last: Option<&Arc<Pod>>) {
         if let Some(handle) = self.get(uid) {
-            handle.request.lock().removed = true;
+            {
+                let mut request = handle.request.lock();
+                request.removed = true;
+                if let Some(last) = last.filter(|last| last.metadata.deletion_timestamp.is_some()) {
+                    request.pod = last.clone();
+                }
+            }
             handle.poke();
         }
     }
@@ -242,6 +248,8 @@ pub struct Worker {
     failures: u32,
     admitted: bool,
     cgroup_done: bool,
+    /// Nothing was ever asked of the runtime for this pod.
+    fresh: bool,
 }
 
 /// When to look again, unless poked.
@@ -266,7 +274,7 @@ impl Worker {
                     let handle = self.handle.clone();
                     tokio::select! {
                         biased;
-                        () = handle.terminating() => Next::Now,
+                        () = handle.until(Request::terminating) => Next::Now,
                         next = self.sync(&request) => next,
                     }
                 }
@@ -276,7 +284,7 @@ impl Worker {
                     let grace = request.grace_seconds();
                     tokio::select! {
                         next = self.terminate(&request) => next,
-                        () = handle.shorter_grace(grace) => Next::Now,
+                        () = handle.until(|request| request.grace_seconds() < grace) => Next::Now,
                     }
                 }
                 Stage::Clean => self.clean(&request).await,
@@ -285,7 +293,7 @@ impl Worker {
                     let again = self.handle.request.lock().again.take();
                     self.kubelet.workers.forget(&self.handle.uid);
                     if let Some(pod) = again {
-                        self.kubelet.workers.update(&self.kubelet, pod);
+                        self.kubelet.workers.put(&self.kubelet, pod, true);
                     }
                     return;
                 }

@@ -142,7 +142,8 @@ async fn register(kubelet: &Shared, nodes: &Api<Node>, fixed: &Fixed) -> Node {
             Err(error) => tracing::warn!(err = message(&error), node = kubelet.config.node_name, "Unable to register node with API server"),
         }
         tokio::time::sleep(wait).await;
-        wait = (wait * 2).min(Duration::from_secs(7));
+        // Upstream goes up to 7 s; on a new control plane that would be most of the wait for the node.
+        wait = (wait * 2).min(Duration::from_secs(1));
     }
 }
 

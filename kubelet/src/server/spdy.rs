@@ -104,6 +104,8 @@ impl<W: AsyncWrite + Unpin> Writer<W> {
         out.extend_from_slice(&size.to_le_bytes());
         out.extend_from_slice(&(!size).to_le_bytes());
         out.extend_from_slice(&plain);
+        // And an empty one: Go's reader gives data out only at such a flush.
+        out.extend_from_slice(&[0, 0, 0, 0xff, 0xff]);
         Ok(out)
     }
 }

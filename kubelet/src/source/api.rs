@@ -67,7 +67,7 @@ fn gone(kubelet: &Kubelet, pod: &Arc<Pod>) {
         return;
     }
     kubelet.pods.remove(pod::uid(pod));
-    kubelet.workers.remove(pod::uid(pod));
+    kubelet.workers.remove(pod::uid(pod), Some(pod));
 }
 
 /// Makes a source's pods exactly `pods`; `known` is what it told before.
@@ -78,7 +78,7 @@ pub fn apply_set(kubelet: &Shared, known: &mut HashMap<String, Arc<Pod>>, pods: 
         tracing::info!(pod = pod::log_name(&pod), "Static pod removed");
         known.remove(pod::uid(&pod));
         kubelet.pods.remove(pod::uid(&pod));
-        kubelet.workers.remove(pod::uid(&pod));
+        kubelet.workers.remove(pod::uid(&pod), None);
         let kubelet = kubelet.clone();
         let tasks = kubelet.tasks.clone();
         tasks.spawn("mirror-removal", async move { crate::mirror::remove_orphans(&kubelet).await });

@@ -29,7 +29,8 @@ impl Worker {
         if pod::is_static(pod) && kubelet.workers.name_taken(&pod::full_name(pod), &uid) {
             return Next::After(Duration::from_secs(1));
         }
-        let runtime = match self.observe().await {
+        let observed = if std::mem::take(&mut self.fresh) { Ok(Arc::default()) } else { self.observe().await };
+        let runtime = match observed {
             Ok(runtime) => runtime,
             Err(status) => {
                 tracing::debug!(pod = pod::log_name(pod), err = %status, "Failed to ask the runtime");
