@@ -15,7 +15,8 @@ pub struct Controller {
     pub name: &'static str,
     /// The older name that `--controllers` still takes; empty where there is none.
     pub alias: &'static str,
-    /// The service account in kube-system whose rights it has; also the source of its events.
+    /// The service account in kube-system whose rights it has; also the source of its events. Empty: the process's own identity,
+    /// since what makes tokens cannot wait for one.
     pub account: &'static str,
     /// Whether `*` includes it.
     pub by_default: bool,
@@ -56,6 +57,14 @@ table! {
     "garbage-collector-controller" "garbagecollector" "generic-garbage-collector" true crate::garbage_collector::start;
     "statefulset-controller" "statefulset" "statefulset-controller" true crate::statefulset::start;
     "job-controller" "job" "job-controller" true crate::job::start;
+    "cronjob-controller" "cronjob" "cronjob-controller" true crate::cronjob::start;
+    "ttl-after-finished-controller" "ttl-after-finished" "ttl-after-finished-controller" true crate::ttl_after_finished::start;
+    "persistentvolumeclaim-protection-controller" "pvc-protection" "pvc-protection-controller" true crate::pvc_protection::start;
+    "persistentvolume-protection-controller" "pv-protection" "pv-protection-controller" true crate::pv_protection::start;
+    "ephemeral-volume-controller" "ephemeral-volume" "ephemeral-volume-controller" true crate::ephemeral_volume::start;
+    "disruption-controller" "disruption" "disruption-controller" true crate::disruption::start;
+    "serviceaccount-token-controller" "serviceaccount-token" "" true crate::serviceaccount_token::start;
+    "ttl-controller" "ttl" "ttl-controller" true crate::ttl::start;
     "deployment-controller" "deployment" "deployment-controller" true crate::deployment::start;
     "replicaset-controller" "replicaset" "replicaset-controller" true crate::replicaset::start;
     "replicationcontroller-controller" "replicationcontroller" "replication-controller" true crate::replicaset::start_replication_controllers;

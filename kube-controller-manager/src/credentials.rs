@@ -42,6 +42,7 @@ impl Clients {
     pub fn of(&self, account: &'static str) -> Client {
         match self {
             Clients::Own(client) => client.clone(),
+            Clients::ServiceAccounts { own, .. } if account.is_empty() => own.clone(),
             Clients::ServiceAccounts { own, anonymous } => {
                 let source = Arc::new(TokenSource { client: own.clone(), account, token: Mutex::default() });
                 Client::new(Authenticated { inner: anonymous.clone(), source }, "default")
