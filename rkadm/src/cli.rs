@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Parser, Subcommand};
 
-use crate::{command, init, join, lab, reset};
+use crate::{command, init, join, lab, reset, upgrade};
 
 /// rkadm: easily bootstrap a secure Kubernetes cluster
 #[derive(Debug, Parser)]
@@ -44,6 +44,8 @@ pub enum Command {
     Kubeconfig(command::kubeconfig::KubeconfigArgs),
     /// etcd of the control plane: state, members, snapshots
     Etcd(command::etcd::EtcdArgs),
+    /// Upgrade your cluster smoothly to a newer version with this command
+    Upgrade(upgrade::UpgradeArgs),
     /// Print the version of rkadm
     Version(command::version::VersionArgs),
     /// Virtual hosts on one machine
@@ -68,6 +70,7 @@ pub async fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Certs(args) => command::certs::run(args, rootfs).await,
         Command::Kubeconfig(args) => command::kubeconfig::run(args, rootfs).await,
         Command::Etcd(args) => command::etcd::run(args, rootfs).await,
+        Command::Upgrade(args) => upgrade::run(args, rootfs).await,
         Command::Version(args) => command::version::run(args),
         Command::Lab(args) => lab::run(args).await,
         Command::Supervise { name } if name == "boot" => crate::supervise::boot(),

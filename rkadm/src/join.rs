@@ -29,6 +29,8 @@ pub struct Join {
     pub kubelet: Value,
     /// The API server with the bootstrap token.
     pub bootstrap: Option<Api>,
+    /// All phases run, so that one may leave something to a later one.
+    pub whole: bool,
 }
 
 #[derive(Debug, Args)]
@@ -132,6 +134,7 @@ pub async fn run(args: JoinArgs, rootfs: Option<PathBuf>) -> anyhow::Result<()> 
     match words {
         None => {
             let skip = join.join.skip_phases.clone();
+            join.whole = true;
             let result = phase::run_all(phase::JOIN, &mut join, &skip).await;
             if result.is_err() {
                 phase::join_kubelet::take_back(&mut join);
@@ -296,7 +299,7 @@ fn resolve(flags: JoinFlags, endpoint: Option<String>, rootfs: Option<PathBuf>) 
         api: None,
         cluster,
     };
-    Ok(Join { node, join, patience, cluster_info: None, kubelet: Value::Null, bootstrap: None })
+    Ok(Join { node, join, patience, cluster_info: None, kubelet: Value::Null, bootstrap: None, whole: false })
 }
 
 impl Join {

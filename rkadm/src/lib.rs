@@ -32,4 +32,5 @@ pub mod runtime;
 pub mod say;
 pub mod supervise;
 pub mod token;
+pub mod upgrade;
 pub mod version;

@@ -279,7 +279,8 @@ fn member(files: &Files) -> anyhow::Result<Member> {
     })
 }
 
-async fn restore(files: &Files, file: &Path, data_dir: Option<PathBuf>, force: bool) -> anyhow::Result<()> {
+/// Puts a snapshot in the place of this host's data, with the API server and etcd stopped meanwhile; the old data stays beside.
+pub async fn restore(files: &Files, file: &Path, data_dir: Option<PathBuf>, force: bool) -> anyhow::Result<()> {
     let started = Instant::now();
     verify(file)?;
     let member = member(files)?;

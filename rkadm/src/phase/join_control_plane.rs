@@ -85,8 +85,13 @@ pub async fn manifests(join: &mut Join) -> anyhow::Result<()> {
         return Ok(());
     }
     join.learn().await?;
+    // An API server beside an etcd that is still a learner would read an old state: it follows the member's promotion.
+    let later =
+        join.whole && join.node.cluster.etcd.local.is_some() && !join.join.skip_phases.iter().any(|name| name == "etcd-join");
     for component in ["kube-apiserver", "kube-controller-manager", "kube-scheduler"] {
-        join.node.write_manifest(component, &[])?;
+        if component != "kube-apiserver" || !later {
+            join.node.write_manifest(component, &[])?;
+        }
     }
     say::phase(
         "control-plane",
@@ -103,6 +108,7 @@ pub async fn etcd_join(join: &mut Join) -> anyhow::Result<()> {
     join.learn().await?;
     if join.node.dry_run {
         println!("[dryrun] Would add this host's etcd to the cluster");
+        join.node.write_manifest("kube-apiserver", &[])?;
         return Ok(());
     }
     let started = Instant::now();
@@ -118,6 +124,9 @@ pub async fn etcd_join(join: &mut Join) -> anyhow::Result<()> {
     let (id, members) = etcd::add_learner(&mut client, join.node.name(), &peer, join.node.timeouts.etcd_api_call).await?;
     join.node.write_manifest("etcd", &members)?;
     etcd::promote(&mut client, id, join.node.timeouts.etcd_api_call).await?;
+    if join.whole {
+        join.node.write_manifest("kube-apiserver", &[])?;
+    }
     say::phase("etcd", &format!("This host is an etcd member, one of {} {}", members.len(), say::took(started)));
     Ok(())
 }
