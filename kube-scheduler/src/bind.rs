@@ -61,6 +61,11 @@ impl Effects {
                 metrics::POD_ATTEMPTS.observe(f64::from(waiting.attempts));
                 "scheduled"
             }
+            // The pod was deleted meanwhile: nothing to say, and nobody to say it about.
+            Err(why) if why.is_empty() => {
+                scheduler.unbind(pod, &plan);
+                return;
+            }
             Err(why) => {
                 tracing::info!(pod = pod.key(), node, err = why, "Failed to bind pod");
                 scheduler.unbind(pod, &plan);
@@ -92,6 +97,7 @@ impl Effects {
         let _ = scheduler;
     }
 
+    /// The error is empty where the pod is gone.
     async fn bind_pod(&self, pod: &Pod, node: &str) -> Result<(), String> {
         let (namespace, name) = (pod.namespace(), pod.name());
         let body = json!({
@@ -100,9 +106,10 @@ impl Effects {
             "target": {"kind": "Node", "name": node},
         });
         let path = format!("/api/v1/namespaces/{namespace}/pods/{name}/binding");
-        self.send(Method::POST, &path, "application/json", &body)
-            .await
-            .map_err(|error| format!("binding rejected: running Bind plugin \"DefaultBinder\": {}", text(&error)))
+        self.send(Method::POST, &path, "application/json", &body).await.map_err(|error| match client::is_not_found(&error) {
+            true => String::new(),
+            false => format!("binding rejected: running Bind plugin \"DefaultBinder\": {}", text(&error)),
+        })
     }
 
     /// Binds and asks for volumes, then waits until all of the pod's claims are bound.
@@ -224,6 +231,9 @@ fn condition(pod: &Pod, reason: &str, message: &str) -> Option<Value> {
     let mut condition = json!({
         "type": "PodScheduled", "status": "False", "reason": reason, "message": message, "lastProbeTime": null,
     });
+    if let Some(generation) = pod.metadata.generation {
+        condition["observedGeneration"] = generation.into();
+    }
     // The time is that of the change from True or nothing; a new reason alone does not move it.
     if known.is_none_or(|known| known.yes) {
         condition["lastTransitionTime"] = now().into();

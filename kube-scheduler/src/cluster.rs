@@ -109,7 +109,7 @@ impl Cluster {
     pub fn upsert_node(&mut self, node: Arc<Node>) {
         let idx = self.entry(node.name());
         let info = &mut self.nodes[idx as usize];
-        let old = info.node.replace(node.clone());
+        let old = info.set(Some(node.clone()));
         if old.as_ref().is_none_or(|old| old.labels() != node.labels()) {
             self.order_stale = true;
             self.topologies.get_mut().clear();
@@ -125,7 +125,7 @@ impl Cluster {
     /// Notes that a node is gone. Pods on it stay known until they are gone too.
     pub fn remove_node(&mut self, name: &str) {
         let Some(idx) = self.find(name) else { return };
-        let old = self.nodes[idx as usize].node.take();
+        let old = self.nodes[idx as usize].set(None);
         self.forget_images(old.as_deref());
         self.order_stale = true;
         self.topologies.get_mut().clear();

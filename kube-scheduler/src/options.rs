@@ -171,6 +171,32 @@ pub struct Options {
 }
 
 impl Options {
+    /// Flags that were given but have no effect here: said aloud, since silence would promise more.
+    pub fn without_effect(&self) -> Vec<&'static str> {
+        let given = [
+            ("--cert-dir", self.cert_dir.is_some()),
+            ("--tls-cipher-suites", !self.tls_cipher_suites.is_empty()),
+            ("--tls-curve-preferences", !self.tls_curve_preferences.is_empty()),
+            ("--tls-min-version", self.tls_min_version.is_some()),
+            ("--tls-sni-cert-key", !self.tls_sni_cert_key.is_empty()),
+            ("--disable-http2-serving", self.disable_http2_serving == Some(true)),
+            ("--http2-max-streams-per-connection", self.http2_max_streams_per_connection.is_some()),
+            ("--permit-address-sharing", self.permit_address_sharing == Some(true)),
+            ("--permit-port-sharing", self.permit_port_sharing == Some(true)),
+            ("--requestheader-client-ca-file", self.requestheader_client_ca_file.is_some()),
+            ("--contention-profiling", self.contention_profiling == Some(true)),
+            ("--kube-api-qps", self.kube_api_qps.is_some()),
+            ("--kube-api-burst", self.kube_api_burst.is_some()),
+            ("--kube-api-content-type", self.kube_api_content_type.is_some()),
+            ("--emulated-version", !self.emulated_version.is_empty()),
+            ("--feature-gates", !self.feature_gates.is_empty()),
+            ("--allow-metric-labels", !self.allow_metric_labels.is_empty()),
+            ("--disabled-metrics", !self.disabled_metrics.is_empty()),
+            ("--vmodule", self.vmodule.is_some()),
+        ];
+        given.into_iter().filter(|(_, given)| *given).map(|(name, _)| name).collect()
+    }
+
     /// What the old flags that were given mean now.
     pub fn old_flags(&self) -> Vec<String> {
         let mut out = Vec::new();

@@ -165,3 +165,6 @@ pub fn normalize_by_max(scores: &mut [i64], reverse: bool) {
         *score = if reverse { MAX_SCORE - scaled } else { scaled };
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -113,6 +113,17 @@ impl Queue {
         }
     }
 
+    /// How many unschedulable pods each plugin has refused, by plugin and profile.
+    pub fn refusals(&self) -> HashMap<(&'static str, String), usize> {
+        let mut out = HashMap::new();
+        for waiting in self.unschedulable.iter().filter_map(|uid| self.pods.get(uid)) {
+            for plugin in &waiting.refused_by {
+                *out.entry((*plugin, waiting.pod.spec.scheduler_name.clone())).or_default() += 1;
+            }
+        }
+        out
+    }
+
     /// A waiting pod by uid.
     pub fn get(&self, uid: &str) -> Option<&Waiting> {
         self.pods.get(uid)

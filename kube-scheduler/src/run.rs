@@ -55,6 +55,9 @@ impl Config {
         for warning in options.old_flags() {
             tracing::warn!("{warning}");
         }
+        for flag in options.without_effect() {
+            tracing::warn!(flag, "Flag has no effect");
+        }
         let mut profiles = match &file {
             Some(file) => file.profiles()?,
             None => vec![Profile::named(DEFAULT_SCHEDULER)],

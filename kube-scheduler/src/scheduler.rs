@@ -329,6 +329,10 @@ impl Scheduler {
         for (kind, count) in [("nodes", core.cluster.order().len()), ("pods", pods), ("assumed_pods", assumed)] {
             metrics::CACHE_SIZE.with_label_values(&[kind]).set(count as i64);
         }
+        metrics::UNSCHEDULABLE.reset();
+        for ((plugin, profile), count) in core.queue.refusals() {
+            metrics::UNSCHEDULABLE.with_label_values(&[plugin, &profile]).set(count as i64);
+        }
         core.queue.next_due()
     }
 }

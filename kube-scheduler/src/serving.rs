@@ -8,7 +8,7 @@ use std::sync::Arc;
 use anyhow::Context as _;
 use bytes::Bytes;
 use component::health::Checks;
-use component::serve;
+use component::serve::{self, Peer};
 use component::tasks::Tasks;
 use component::tls::{self, Serving};
 use http::{Request, Response, StatusCode, header};
@@ -17,6 +17,7 @@ use k8s_openapi::api::authentication::v1::{TokenReview, TokenReviewSpec};
 use k8s_openapi::api::authorization::v1::{NonResourceAttributes, SubjectAccessReview, SubjectAccessReviewSpec};
 use kube::api::PostParams;
 use kube::{Api, Client};
+use rustls::server::WebPkiClientVerifier;
 use tokio::net::TcpListener;
 
 use crate::options::Options;
@@ -33,13 +34,25 @@ pub async fn start(options: &Options, address: SocketAddr, tasks: &Tasks, checks
             Serving::new(tls::self_signed(vec!["localhost".to_owned(), host.trim().to_lowercase()])?)
         }
     };
+    let verifier = match &options.client_ca_file {
+        Some(file) => {
+            let mut roots = rustls::RootCertStore::empty();
+            for certificate in tls::certificates(file)? {
+                roots
+                    .add(certificate)
+                    .with_context(|| format!("--client-ca-file: unusable certificate in {}", file.display()))?;
+            }
+            Some(WebPkiClientVerifier::builder(Arc::new(roots)).allow_unauthenticated().build().context("--client-ca-file")?)
+        }
+        None => None,
+    };
     let reviewer = match &options.authentication_kubeconfig {
         Some(file) => Some(client::connect::from_kubeconfig(file, "kube-scheduler").await?),
         None => None,
     };
     let gate = Arc::new(Gate { reviewer, open: options.authorization_always_allow_paths.clone() });
     let listener = TcpListener::bind(address).await.with_context(|| format!("failed to listen on {address}"))?;
-    let bound = serve::serve(tasks, listener, Some(serve::tls_config(serving, None)), move |request| {
+    let bound = serve::serve(tasks, listener, Some(serve::tls_config(serving, verifier)), move |request| {
         let (gate, checks) = (gate.clone(), checks.clone());
         async move { gate.answer(request, &checks).await }
     })?;
@@ -62,7 +75,12 @@ impl Gate {
         if !is_open(&self.open, &path) {
             let token =
                 request.headers().get(header::AUTHORIZATION).and_then(|value| value.to_str().ok()?.strip_prefix("Bearer "));
-            let Some(user) = self.authenticate(token).await else {
+            let certificate = request.extensions().get::<Peer>().and_then(|peer| peer.certificates.first());
+            let user = match certificate.and_then(|der| user_of(der)) {
+                Some(user) => Some(user),
+                None => self.authenticate(token).await,
+            };
+            let Some(user) = user else {
                 return plain(StatusCode::UNAUTHORIZED, "Unauthorized".to_owned());
             };
             let verb = request.method().as_str().to_lowercase();
@@ -99,6 +117,14 @@ impl Gate {
         let answer = Api::<SubjectAccessReview>::all(client.clone()).create(&PostParams::default(), &review).await;
         answer.is_ok_and(|review| review.status.is_some_and(|status| status.allowed))
     }
+}
+
+/// Common name and organizations of a certificate that the handshake has verified.
+fn user_of(der: &[u8]) -> Option<User> {
+    let (_, parsed) = x509_parser::parse_x509_certificate(der).ok()?;
+    let name = parsed.subject().iter_common_name().next()?.as_str().ok()?.to_owned();
+    let organizations = parsed.subject().iter_organization().filter_map(|name| name.as_str().ok()).map(str::to_owned);
+    Some((name, organizations.chain(["system:authenticated".to_owned()]).collect()))
 }
 
 /// Whether a path is allowed without asking; `/foo/*` covers what is below.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::cluster::group::{GroupId, Groups};
 use crate::object::Named;
-use crate::object::node::Node;
+use crate::object::node::{Effect, Node};
 use crate::object::pod::{HostPort, Pod};
 use crate::object::resources::Resources;
 
@@ -22,6 +22,14 @@ pub struct Placed {
 pub struct NodeInfo {
     /// Its name.
     pub name: Arc<str>,
+    /// What pods may use; here, since every decision reads it.
+    pub allocatable: Resources,
+    /// The node is cordoned.
+    pub unschedulable: bool,
+    /// It has taints that forbid.
+    pub forbids: bool,
+    /// It has taints that only count against it.
+    pub discourages: bool,
     /// The node; `None` where only pods on it are known.
     pub node: Option<Arc<Node>>,
     /// The pods on it.
@@ -42,6 +50,19 @@ impl NodeInfo {
                 && used.protocol == wanted.protocol
                 && (used.ip == wanted.ip || used.ip == "0.0.0.0" || wanted.ip == "0.0.0.0")
         })
+    }
+
+    /// Notes the node as it is now; returns what it was before.
+    pub(super) fn set(&mut self, node: Option<Arc<Node>>) -> Option<Arc<Node>> {
+        (self.forbids, self.discourages) = (false, false);
+        for taint in node.iter().flat_map(|node| &node.taints) {
+            let soft = taint.effect == Effect::PreferNoSchedule;
+            self.discourages |= soft;
+            self.forbids |= !soft;
+        }
+        self.unschedulable = node.as_ref().is_some_and(|node| node.unschedulable);
+        self.allocatable = node.as_ref().map(|node| node.allocatable.clone()).unwrap_or_default();
+        std::mem::replace(&mut self.node, node)
     }
 
     /// Adds a pod.

@@ -17,20 +17,24 @@ pub struct Topology {
     values: Vec<u32>,
     /// How many distinct values there are.
     pub size: usize,
+    /// Every node has the label.
+    pub complete: bool,
 }
 
 impl Topology {
     pub(super) fn new(key: &str, nodes: &[NodeInfo]) -> Self {
         let mut numbers: HashMap<&str, u32> = HashMap::new();
         let mut values = Vec::with_capacity(nodes.len());
+        let mut complete = true;
         for info in nodes {
             let value = info.node.as_ref().and_then(|node| node.labels().get(key));
+            complete &= value.is_some() || info.node.is_none();
             values.push(value.map_or(NONE, |value| {
                 let next = numbers.len() as u32;
                 *numbers.entry(value).or_insert(next)
             }));
         }
-        Self { key: key.to_owned(), size: numbers.len(), values }
+        Self { key: key.to_owned(), size: numbers.len(), values, complete }
     }
 
     /// The number of the node's value; `None` where it has no such label.

@@ -28,7 +28,7 @@ struct Balanced<'a> {
 
 impl Score for Balanced<'_> {
     fn score(&self, _idx: NodeIdx, node: &NodeInfo) -> i64 {
-        let Some(allocatable) = node.node.as_ref().map(|node| &node.allocatable) else { return 0 };
+        let allocatable = &node.allocatable;
         let (mut with, mut without): (Fractions, Fractions) = Default::default();
         for name in self.resources {
             let (capacity, own) = (allocatable.get(name), self.pod.spec.requests.get(name));

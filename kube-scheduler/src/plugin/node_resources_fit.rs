@@ -34,7 +34,7 @@ struct Fit<'a> {
 
 impl Filter for Fit<'_> {
     fn check(&self, _idx: NodeIdx, node: &NodeInfo) -> Result<(), Failure> {
-        let Some(allocatable) = node.node.as_ref().map(|node| &node.allocatable) else { return Ok(()) };
+        let allocatable = &node.allocatable;
         let (wanted, used) = (&self.pod.spec.requests, &node.requested);
         let mut reasons: SmallVec<[Cow<'static, str>; 1]> = SmallVec::new();
         let mut resolvable = true;
@@ -71,7 +71,7 @@ struct Allocation<'a> {
 
 impl Score for Allocation<'_> {
     fn score(&self, _idx: NodeIdx, node: &NodeInfo) -> i64 {
-        let Some(allocatable) = node.node.as_ref().map(|node| &node.allocatable) else { return 0 };
+        let allocatable = &node.allocatable;
         let (mut total, mut weights) = (0, 0);
         for (name, weight) in self.resources {
             let spec = &self.pod.spec;

@@ -26,10 +26,7 @@ struct Schedulable;
 
 impl Filter for Schedulable {
     fn check(&self, _idx: NodeIdx, node: &NodeInfo) -> Result<(), Failure> {
-        match &node.node {
-            Some(node) if node.unschedulable => Err(Failure::unresolvable("node(s) were unschedulable")),
-            _ => Ok(()),
-        }
+        if node.unschedulable { Err(Failure::unresolvable("node(s) were unschedulable")) } else { Ok(()) }
     }
 }
 

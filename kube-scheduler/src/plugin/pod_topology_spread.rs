@@ -60,17 +60,18 @@ fn filter<'a>(cx: &Context<'a>, pod: &'a Pod) -> Begin<'a> {
     let nodes = Nodes(cx.cluster);
     let constraints = spreads.into_iter().zip(&topologies).map(|(spread, topology)| {
         let mut counts = vec![0; topology.size];
-        let mut domains = vec![false; topology.size];
-        let mut counting = vec![false; cx.cluster.bound()];
-        let all_count = !restricted && !spread.honor_taints;
-        for idx in cx.cluster.order() {
-            if topologies.iter().any(|topology| topology.value(*idx).is_none()) {
-                continue;
-            }
-            let Some(value) = topology.value(*idx) else { continue };
-            if all_count || nodes.counts(pod, &spread, *idx) {
-                domains[value] = true;
-                counting[*idx as usize] = true;
+        let mut domains = vec![true; topology.size];
+        // Which nodes count; `None` for all, the common case.
+        let mut counting: Option<Vec<bool>> = None;
+        if restricted || spread.honor_taints || !topologies.iter().all(|topology| topology.complete) {
+            domains.fill(false);
+            let counting = counting.insert(vec![false; cx.cluster.bound()]);
+            for idx in cx.cluster.order() {
+                let complete = topologies.iter().all(|topology| topology.value(*idx).is_some());
+                if let Some(value) = topology.value(*idx).filter(|_| complete && nodes.counts(pod, &spread, *idx)) {
+                    domains[value] = true;
+                    counting[*idx as usize] = true;
+                }
             }
         }
         for group in cx.cluster.groups.of_namespace(pod.namespace()) {
@@ -78,7 +79,7 @@ fn filter<'a>(cx: &Context<'a>, pod: &'a Pod) -> Begin<'a> {
                 continue;
             }
             for (idx, count) in &group.nodes {
-                if counting[*idx as usize]
+                if counting.as_ref().is_none_or(|counting| counting[*idx as usize])
                     && let Some(value) = topology.value(*idx)
                 {
                     counts[value] += i64::from(*count);
@@ -170,7 +171,8 @@ fn score<'a>(cx: &Context<'a>, pod: &'a Pod, feasible: &[NodeIdx]) -> Option<Box
     // The system's own defaults also serve nodes without a zone.
     let all_keys = !pod.spec.spread.is_empty() || !cx.args.spread.system_defaults;
     let topologies: Vec<_> = spreads.iter().map(|spread| cx.cluster.topology(&spread.topology_key)).collect();
-    let complete = |idx: NodeIdx| !all_keys || topologies.iter().all(|topology| topology.value(idx).is_some());
+    let all_complete = topologies.iter().all(|topology| topology.complete);
+    let complete = |idx: NodeIdx| !all_keys || all_complete || topologies.iter().all(|topology| topology.value(idx).is_some());
     let taking_part = feasible.iter().filter(|idx| complete(**idx)).count();
     let restricted = pod.restricts_nodes();
     let nodes = Nodes(cx.cluster);

@@ -14,12 +14,8 @@ pub const PLUGIN: Plugin = Plugin {
     weight: 3,
     filter: Some(|_, pod| Begin::Check(Box::new(Tolerant(pod)))),
     score: Some(|cx, pod, nodes| {
-        let soft = |idx: &NodeIdx| {
-            let taints = cx.cluster.node(*idx).node.iter().flat_map(|node| &node.taints);
-            taints.into_iter().any(|taint| taint.effect == Effect::PreferNoSchedule)
-        };
         // Without any such taint every node scores alike.
-        if nodes.iter().any(soft) { Some(Box::new(Tolerant(pod))) } else { None }
+        if nodes.iter().any(|idx| cx.cluster.node(*idx).discourages) { Some(Box::new(Tolerant(pod))) } else { None }
     }),
     hint: Some(hint),
     ..Plugin::named("TaintToleration")
@@ -30,7 +26,9 @@ struct Tolerant<'a>(&'a Pod);
 impl Filter for Tolerant<'_> {
     fn check(&self, _idx: NodeIdx, node: &NodeInfo) -> Result<(), Failure> {
         match &node.node {
-            Some(node) if !tolerated(self.0, node) => Err(Failure::unresolvable("node(s) had untolerated taint(s)")),
+            Some(own) if node.forbids && !tolerated(self.0, own) => {
+                Err(Failure::unresolvable("node(s) had untolerated taint(s)"))
+            }
             _ => Ok(()),
         }
     }

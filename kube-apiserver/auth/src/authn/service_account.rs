@@ -1,6 +1,7 @@
 //! Service-account tokens, bound and legacy.
 //!
-//! The signature of a token is proved once and remembered; that its account, pod, node or Secret still exists is looked up every time.
+//! The signature of a token is proved once and remembered; that its account, pod, node or Secret still exists is looked up again
+//! every few seconds.
 //!
 //! Upstream: pkg/serviceaccount/{jwt,claims,legacy}.go
 
@@ -25,6 +26,8 @@ use crate::user::{User, service_account_groups, service_account_name};
 
 /// Clocks of clients may differ by so much. Upstream: go-jose's default leeway.
 const LEEWAY: SignedDuration = SignedDuration::from_secs(60);
+/// For so long a token that was good is not looked up again, seconds. Upstream: the success TTL of its token cache.
+const GOOD_SECONDS: i64 = 10;
 /// Tokens whose proven claims are kept. A token is about 1 KB of claims; beyond this many the memory starts anew.
 const MAX_PROVEN: usize = 4096;
 const CREDENTIAL_ID: &str = "authentication.kubernetes.io/credential-id";
@@ -43,7 +46,14 @@ pub struct ServiceAccounts {
 #[derive(Default)]
 struct Proven {
     generation: u64,
-    claims: HashMap<[u8; 32], Arc<Claims>>,
+    claims: HashMap<[u8; 32], Arc<Token>>,
+}
+
+/// A token with a good signature.
+struct Token {
+    claims: Claims,
+    /// Whose it was found to be, and when.
+    good: Mutex<Option<(i64, Arc<User>)>>,
 }
 
 #[derive(Deserialize)]
@@ -61,19 +71,27 @@ impl ServiceAccounts {
 
     /// The service account behind a token. `wanted` are the audiences of which one must match; tokens without audiences count for `own`.
     pub fn authenticate(&self, token: &str, wanted: &[String], own: &[String], lister: &dyn Lister, now: Timestamp) -> Answer {
-        let Some(claims) = self.prove(token)? else { return Ok(None) };
+        let Some(known) = self.prove(token)? else { return Ok(None) };
+        let claims = &known.claims;
         let held = if claims.aud.is_empty() { own } else { &claims.aud };
         let audiences: Vec<String> = held.iter().filter(|audience| wanted.contains(audience)).cloned().collect();
         if audiences.is_empty() && !wanted.is_empty() {
             let (held, wanted) = (crate::object::quoted(held), crate::object::quoted(wanted));
             return Err(format!("token audiences {held} is invalid for the target audiences {wanted}"));
         }
-        let user = if claims.iss == LEGACY_ISSUER { self.legacy(token, &claims, lister)? } else { bound(&claims, lister, now)? };
-        Ok(Some(Identity { user: Arc::new(user), audiences }))
+        let second = now.as_second();
+        let fresh = |at: i64| (at..at + GOOD_SECONDS).contains(&second) && !expired(claims, second);
+        if let Some((_, user)) = known.good.lock().as_ref().filter(|(at, _)| fresh(*at)) {
+            return Ok(Some(Identity { user: user.clone(), audiences }));
+        }
+        let user = if claims.iss == LEGACY_ISSUER { self.legacy(token, claims, lister) } else { bound(claims, lister, now) };
+        let user = user.map(Arc::new);
+        *known.good.lock() = user.as_ref().ok().map(|user| (second, user.clone()));
+        Ok(Some(Identity { user: user?, audiences }))
     }
 
     /// The claims, once the signature is proved; `None` where the token is no JWT of ours.
-    fn prove(&self, token: &str) -> Result<Option<Arc<Claims>>, String> {
+    fn prove(&self, token: &str) -> Result<Option<Arc<Token>>, String> {
         let mut parts = token.split('.');
         let (Some(header), Some(payload), Some(signature), None) = (parts.next(), parts.next(), parts.next(), parts.next())
         else {
@@ -104,7 +122,7 @@ impl ServiceAccounts {
                 "invalid signature".to_owned()
             });
         }
-        let claims = Arc::new(claims);
+        let claims = Arc::new(Token { claims, good: Mutex::default() });
         let mut proven = self.proven.lock();
         if proven.claims.len() >= MAX_PROVEN {
             proven.claims.clear();
@@ -159,7 +177,7 @@ const INVALIDATED: &str = "service account token has been invalidated";
 
 fn bound(claims: &Claims, lister: &dyn Lister, now: Timestamp) -> Result<User, String> {
     let at = now.as_second();
-    if claims.exp != 0 && at > claims.exp.saturating_add(LEEWAY.as_secs()) {
+    if expired(claims, at) {
         return Err("service account token has expired".to_owned());
     }
     if claims.nbf != 0 && at < claims.nbf.saturating_sub(LEEWAY.as_secs()) {
@@ -221,6 +239,10 @@ fn bound(claims: &Claims, lister: &dyn Lister, now: Timestamp) -> Result<User, S
         extra(CREDENTIAL_ID, &format!("JTI={}", claims.jti));
     }
     Ok(user)
+}
+
+fn expired(claims: &Claims, second: i64) -> bool {
+    claims.exp != 0 && second > claims.exp.saturating_add(LEEWAY.as_secs())
 }
 
 fn get(lister: &dyn Lister, resource: &str, kind: &str, namespace: &str, name: &str) -> Result<Arc<Value>, String> {
