@@ -65,6 +65,7 @@ table! {
     "disruption-controller" "disruption" "disruption-controller" true crate::disruption::start;
     "serviceaccount-token-controller" "serviceaccount-token" "" true crate::serviceaccount_token::start;
     "ttl-controller" "ttl" "ttl-controller" true crate::ttl::start;
+    "persistentvolume-binder-controller" "persistentvolume-binder" "persistent-volume-binder" true crate::pv_binder::start;
     "deployment-controller" "deployment" "deployment-controller" true crate::deployment::start;
     "replicaset-controller" "replicaset" "replicaset-controller" true crate::replicaset::start;
     "replicationcontroller-controller" "replicationcontroller" "replication-controller" true crate::replicaset::start_replication_controllers;

@@ -37,6 +37,7 @@ pub mod selector;
 pub mod serving;
 
 pub mod namespace;
+pub mod pv_binder;
 pub mod pv_protection;
 pub mod pvc_protection;
 pub mod replicaset;
