@@ -25,6 +25,9 @@ mod storage_object_in_use_protection;
 mod taint_nodes_by_condition;
 mod volume_resize;
 
+/// Makes a plugin for a server.
+pub type Build = fn(&Host) -> Arc<dyn Plugin>;
+
 /// A line of the table.
 pub struct Row {
     /// The name in flags.
@@ -32,14 +35,14 @@ pub struct Row {
     /// Whether it is on unless disabled.
     pub default: bool,
     /// Makes it; `None`: upstream has it, this server not yet.
-    pub build: Option<fn(&Host) -> Arc<dyn Plugin>>,
+    pub build: Option<Build>,
 }
 
-const fn on(name: &'static str, build: fn(&Host) -> Arc<dyn Plugin>) -> Row {
+const fn on(name: &'static str, build: Build) -> Row {
     Row { name, default: true, build: Some(build) }
 }
 
-const fn off(name: &'static str, build: fn(&Host) -> Arc<dyn Plugin>) -> Row {
+const fn off(name: &'static str, build: Build) -> Row {
     Row { name, default: false, build: Some(build) }
 }
 

@@ -9,16 +9,32 @@ use crate::resource::Resource;
 use crate::rules::{Generation, Rules, SPEC};
 use crate::tree::Tree;
 
+mod validate;
+
 /// MutatingWebhookConfigurations.
 pub fn mutating_webhooks(resource: &mut Resource) {
     webhooks(resource);
-    resource.strategy = Rules { default: default_mutating, generation: WEBHOOKS, ..Rules::GENERIC }.strategy();
+    resource.strategy = Rules {
+        default: default_mutating,
+        validate: |_, object, errors| validate::webhooks(object, errors),
+        validate_update: |_, new, _, errors| validate::webhooks(new, errors),
+        generation: WEBHOOKS,
+        ..Rules::GENERIC
+    }
+    .strategy();
 }
 
 /// ValidatingWebhookConfigurations.
 pub fn validating_webhooks(resource: &mut Resource) {
     webhooks(resource);
-    resource.strategy = Rules { default: default_webhooks, generation: WEBHOOKS, ..Rules::GENERIC }.strategy();
+    resource.strategy = Rules {
+        default: default_webhooks,
+        validate: |_, object, errors| validate::webhooks(object, errors),
+        validate_update: |_, new, _, errors| validate::webhooks(new, errors),
+        generation: WEBHOOKS,
+        ..Rules::GENERIC
+    }
+    .strategy();
 }
 
 const WEBHOOKS: Generation = Generation::Fields(&["webhooks"]);
@@ -76,6 +92,8 @@ pub fn validating_policy(resource: &mut Resource) {
             object.fill("status", json!({}));
         },
         create: |_, object| object.set("status", json!({})),
+        validate: |_, object, errors| validate::policy(object, errors),
+        validate_update: |_, new, _, errors| validate::policy(new, errors),
         generation: SPEC,
         status: true,
         ..Rules::GENERIC
@@ -136,6 +154,8 @@ pub fn policy_binding(resource: &mut Resource) {
                 default_match(resources);
             }
         },
+        validate: |_, object, errors| validate::binding(object, errors),
+        validate_update: |_, new, _, errors| validate::binding(new, errors),
         generation: SPEC,
         ..Rules::GENERIC
     }

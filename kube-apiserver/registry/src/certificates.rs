@@ -2,6 +2,7 @@
 //!
 //! Upstream: pkg/registry/certificates/certificates
 
+use api::field::{ErrorType, Errors, Path};
 use serde_json::{Value, json};
 
 use crate::column::{self, since, text};
@@ -37,6 +38,7 @@ pub fn signing_request(resource: &mut Resource) {
             }
             condition_times(context, new, old);
         },
+        validate: |_, object, errors| validate(object, errors),
         status: true,
         name: identifier::name_is_free,
         ..Rules::GENERIC
@@ -182,4 +184,103 @@ pub fn pod_certificate_request(resource: &mut Resource) {
         }),
         text("Age", column::CREATION_TIMESTAMP, |object, now| since(object.at("metadata").at("creationTimestamp"), now).into()),
     ];
+}
+
+const USAGES: &[&str] = &[
+    "any",
+    "cert sign",
+    "client auth",
+    "code signing",
+    "content commitment",
+    "crl sign",
+    "data encipherment",
+    "decipher only",
+    "digital signature",
+    "email protection",
+    "encipher only",
+    "ipsec end system",
+    "ipsec tunnel",
+    "ipsec user",
+    "key agreement",
+    "key encipherment",
+    "microsoft sgc",
+    "netscape sgc",
+    "ocsp signing",
+    "s/mime",
+    "server auth",
+    "signing",
+    "timestamping",
+];
+
+fn validate(object: &Value, errors: &mut Errors) {
+    let path = Path::new("spec");
+    let spec = object.at("spec");
+    if let Err(why) = parse_request(spec.text("request")) {
+        let value = if spec.text("request").is_empty() { Value::Null } else { spec.at("request").clone() };
+        errors.invalid(&path.child("request"), value, why);
+    }
+    let usages = spec.items("usages");
+    if usages.is_empty() {
+        errors.required(&path.child("usages"), "");
+    }
+    let mut seen = Vec::new();
+    for (index, usage) in usages.iter().enumerate() {
+        let usage = usage.as_str().unwrap_or("");
+        if !USAGES.contains(&usage) {
+            errors.not_supported(&path.child("usages").index(index), usage, USAGES);
+        }
+        if seen.contains(&usage) {
+            errors.duplicate(&path.child("usages").index(index), usage);
+        }
+        seen.push(usage);
+    }
+    let signer = spec.text("signerName");
+    let at = path.child("signerName");
+    if signer.is_empty() {
+        errors.required(&at, "");
+    } else {
+        signer_name(signer, &at, errors);
+    }
+    if let Some(seconds) = spec.int("expirationSeconds").filter(|seconds| *seconds < 600) {
+        errors.invalid(
+            &path.child("expirationSeconds"),
+            seconds,
+            "may not specify a duration less than 600 seconds (10 minutes)",
+        );
+    }
+}
+
+fn signer_name(signer: &str, path: &Path, errors: &mut Errors) {
+    if signer.len() > 253 + 1 + 63 * 5 {
+        errors.too_long(path, 253 + 1 + 63 * 5);
+    }
+    let Some((domain, name)) = signer.split_once('/') else {
+        errors.invalid(path, signer, "must be a fully qualified domain and path of the form 'example.com/signer-name'");
+        return;
+    };
+    for message in identifier::dns1123_subdomain(domain) {
+        errors.invalid(path, domain, format!("validating domain segment: {message}"));
+    }
+    if !domain.contains('.') {
+        errors.add(ErrorType::Invalid, path, domain, "should be a domain with at least two segments separated by dots");
+    }
+    for part in name.split('.') {
+        for message in identifier::dns1123_subdomain(part) {
+            errors.invalid(path, name, format!("validating label {part:?}: {message}"));
+        }
+    }
+}
+
+/// Whether the text is a signing request in PEM, in base64.
+fn parse_request(encoded: &str) -> Result<(), String> {
+    use base64::Engine;
+    use x509_parser::prelude::FromDer;
+    let pem = base64::engine::general_purpose::STANDARD.decode(encoded).unwrap_or_default();
+    let block = match x509_parser::pem::parse_x509_pem(&pem) {
+        Ok((_, block)) if block.label == "CERTIFICATE REQUEST" => block,
+        _ => return Err("PEM block type must be CERTIFICATE REQUEST".to_owned()),
+    };
+    let (_, request) = x509_parser::certification_request::X509CertificationRequest::from_der(&block.contents)
+        .map_err(|error| format!("asn1: structure error: {error}"))?;
+    request.verify_signature().map_err(|error| error.to_string())
 }

@@ -22,6 +22,9 @@ pub struct Context {
     pub subresource: String,
 }
 
+/// Reads a selectable field of an object.
+pub type Field = fn(&Value) -> String;
+
 /// One served resource: everything from which paths, discovery, OpenAPI, RBAC verbs, Tables and metrics labels derive.
 #[derive(Clone)]
 pub struct Resource {
@@ -32,7 +35,7 @@ pub struct Resource {
     /// Table columns in order, `Name` included (events have it last).
     pub columns: Vec<Column>,
     /// Field-selector keys beyond `metadata.name` and `metadata.namespace`, with how each reads its value from an object.
-    pub selectable: Vec<(&'static str, fn(&Value) -> String)>,
+    pub selectable: Vec<(&'static str, Field)>,
     /// The path below the etcd prefix without the object's own key: `pods`, `services/specs`, `minions`, `<group>/<plural>` for CRs.
     pub storage_path: String,
     /// Whether etcd removes a written object after the server's `--event-ttl` (events).

@@ -169,7 +169,7 @@ impl NodeRestriction {
         let bound = &review["spec"]["boundObjectRef"];
         if bound.is_null() || text(bound, "apiVersion") != "v1" || text(bound, "kind") != "Pod" || text(bound, "name").is_empty()
         {
-            return Err(format!("node requested token not bound to a pod"));
+            return Err("node requested token not bound to a pod".to_owned());
         }
         if text(bound, "uid").is_empty() {
             return Err("node requested token with a pod binding without a uid".to_owned());

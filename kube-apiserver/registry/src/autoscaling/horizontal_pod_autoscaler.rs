@@ -96,25 +96,11 @@ fn default_v2(object: &mut Value) {
         spec.set("metrics", json!([cpu_metric(80)]));
     }
     if let Some(behavior) = spec.child_if("behavior") {
-        if behavior.has("scaleUp") {
-            rules(
-                behavior.child("scaleUp"),
-                0,
-                json!([
-                    {"type": "Pods", "value": 4, "periodSeconds": 15},
-                    {"type": "Percent", "value": 100, "periodSeconds": 15},
-                ]),
-            );
-        } else {
-            rules(
-                behavior.child("scaleUp"),
-                0,
-                json!([
-                    {"type": "Pods", "value": 4, "periodSeconds": 15},
-                    {"type": "Percent", "value": 100, "periodSeconds": 15},
-                ]),
-            );
-        }
+        let policies = json!([
+            {"type": "Pods", "value": 4, "periodSeconds": 15},
+            {"type": "Percent", "value": 100, "periodSeconds": 15},
+        ]);
+        rules(behavior.child("scaleUp"), 0, policies);
         let down = behavior.child("scaleDown");
         down.fill("selectPolicy", "Max");
         if down.items("policies").is_empty() {

@@ -27,7 +27,6 @@ pub fn build(resource: &mut Resource) {
         },
         validate: |_, object, errors| validate(object, errors),
         validate_update,
-        warnings,
         ..Rules::GENERIC
     }
     .strategy();
@@ -59,13 +58,6 @@ fn default(object: &mut Value) {
     object.fill_text("type", "Opaque");
 }
 
-fn warnings(_context: &Context, new: &Value, _old: Option<&Value>) -> Vec<String> {
-    if new.text("type") == "kubernetes.io/tls" && !new.at("data").has("tls.crt") {
-        return Vec::new();
-    }
-    Vec::new()
-}
-
 fn validate(object: &Value, errors: &mut Errors) {
     let data = Path::new("data");
     let mut total = 0;
@@ -80,23 +72,19 @@ fn validate(object: &Value, errors: &mut Errors) {
     }
     let has = |key: &str| object.at("data").has(key);
     match object.text("type") {
-        "kubernetes.io/service-account-token" => {
-            if object.at("metadata").at("annotations").text("kubernetes.io/service-account.name").is_empty() {
-                errors.required(&Path::new("metadata").child("annotations").key("kubernetes.io/service-account.name"), "");
-            }
+        "kubernetes.io/service-account-token"
+            if object.at("metadata").at("annotations").text("kubernetes.io/service-account.name").is_empty() =>
+        {
+            errors.required(&Path::new("metadata").child("annotations").key("kubernetes.io/service-account.name"), "");
         }
         "kubernetes.io/dockercfg" => json_document(object, ".dockercfg", errors),
         "kubernetes.io/dockerconfigjson" => json_document(object, ".dockerconfigjson", errors),
-        "kubernetes.io/basic-auth" => {
-            if !has("username") && !has("password") {
-                errors.required(&data.key("username"), "");
-                errors.required(&data.key("password"), "");
-            }
+        "kubernetes.io/basic-auth" if !has("username") && !has("password") => {
+            errors.required(&data.key("username"), "");
+            errors.required(&data.key("password"), "");
         }
-        "kubernetes.io/ssh-auth" => {
-            if object.at("data").text("ssh-privatekey").is_empty() {
-                errors.required(&data.key("ssh-privatekey"), "");
-            }
+        "kubernetes.io/ssh-auth" if object.at("data").text("ssh-privatekey").is_empty() => {
+            errors.required(&data.key("ssh-privatekey"), "");
         }
         "kubernetes.io/tls" => {
             for key in ["tls.crt", "tls.key"] {
@@ -119,7 +107,10 @@ fn json_document(object: &Value, key: &str, errors: &mut Errors) {
     if let Err(error) = serde_json::from_slice::<serde_json::Map<String, Value>>(&bytes) {
         let why = match error.classify() {
             serde_json::error::Category::Eof => "unexpected end of JSON input".to_owned(),
-            _ => error.to_string(),
+            _ => match bytes.first() {
+                Some(first) => format!("invalid character {:?} looking for beginning of value", char::from(*first)),
+                None => error.to_string(),
+            },
         };
         errors.invalid(&path, "<secret contents redacted>", why);
     }

@@ -54,10 +54,8 @@ pub fn pod_spec(spec: &Value, path: &Path, errors: &mut Errors) {
     scheduling_gates(spec, &path.child("schedulingGates"), errors);
     affinity::spread(spec.items("topologySpreadConstraints"), &path.child("topologySpreadConstraints"), errors);
     host_users(spec, path, errors);
-    let texts: &[(&str, fn(&str) -> Vec<String>)] =
-        &[("serviceAccountName", identifier::dns1123_subdomain), ("nodeName", identifier::dns1123_subdomain)];
-    for (field, rule) in texts {
-        text(spec, field, *rule, path, errors);
+    for field in ["serviceAccountName", "nodeName"] {
+        text(spec, field, identifier::dns1123_subdomain, path, errors);
     }
     if let Some(seconds) = spec.int("activeDeadlineSeconds").filter(|seconds| !(1..=i64::from(i32::MAX)).contains(seconds)) {
         errors.invalid(&path.child("activeDeadlineSeconds"), seconds, check::range_error(1, i64::from(i32::MAX)));

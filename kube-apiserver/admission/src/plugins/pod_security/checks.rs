@@ -68,7 +68,7 @@ fn named(names: &[&str]) -> String {
 }
 
 /// The names of the containers for which `bad` holds.
-fn which<'a>(spec: &'a Value, bad: impl Fn(&Value) -> bool) -> Vec<&'a str> {
+fn which(spec: &Value, bad: impl Fn(&Value) -> bool) -> Vec<&str> {
     containers(spec).filter(|container| bad(container)).map(|container| text(container, "name")).collect()
 }
 
