@@ -43,7 +43,8 @@ struct Asker {
 #[async_trait]
 impl admission::Authorizer for Asker {
     async fn allowed(&self, user: &admission::User, question: &Question) -> bool {
-        let user = User { name: user.name.clone(), uid: user.uid.clone(), groups: user.groups.clone(), extra: user.extra.clone() };
+        let user =
+            User { name: user.name.clone(), uid: user.uid.clone(), groups: user.groups.clone(), extra: user.extra.clone() };
         let mut attributes = authz::Attributes::resource(
             &user,
             &question.verb,
@@ -71,7 +72,8 @@ struct Quotas {
 impl QuotaWriter for Quotas {
     async fn read(&self, namespace: &str) -> Result<Vec<Value>, Status> {
         let storage = &self.caches.storage;
-        let (start, end) = (storage.key(&format!("resourcequotas/{namespace}/")), storage.key(&format!("resourcequotas/{namespace}0")));
+        let (start, end) =
+            (storage.key(&format!("resourcequotas/{namespace}/")), storage.key(&format!("resourcequotas/{namespace}0")));
         let page = storage.page(&start, &end, 0, 0).await.map_err(unavailable)?;
         let mut out = Vec::with_capacity(page.items.len());
         for item in page.items {
@@ -117,7 +119,12 @@ fn attributes(call: &Call, served: &Served, operation: Operation, object: &Value
         kind: names.kind.clone(),
         namespace: if names.namespaced || names.plural == "namespaces" { namespace.to_owned() } else { String::new() },
         name: if operation == Operation::Create { metadata::name(object).to_owned() } else { call.info.name.clone() },
-        user: admission::User { name: user.name.clone(), uid: user.uid.clone(), groups: user.groups.clone(), extra: user.extra.clone() },
+        user: admission::User {
+            name: user.name.clone(),
+            uid: user.uid.clone(),
+            groups: user.groups.clone(),
+            extra: user.extra.clone(),
+        },
         dry_run: options.dry_run,
         options: Value::Null,
     }
@@ -137,7 +144,8 @@ impl Server {
         old: Option<&Value>,
         options: &WriteOptions,
     ) -> Result<(), Status> {
-        let attributes = attributes(call, served, operation, if object.is_null() { old.unwrap_or(&Value::Null) } else { object }, options);
+        let attributes =
+            attributes(call, served, operation, if object.is_null() { old.unwrap_or(&Value::Null) } else { object }, options);
         let mut nothing = Value::Null;
         let object = if operation == Operation::Delete { &mut nothing } else { object };
         self.admission.0.admit(&attributes, object, old, &mut call.warnings).await
@@ -158,11 +166,14 @@ impl Server {
     ) -> Result<(), Status> {
         if served.group() == "rbac.authorization.k8s.io" && matches!(operation, Operation::Create | Operation::Update) {
             match served.plural() {
-                "roles" | "clusterroles" => authz::escalation::check_role(&self.authorizers, &call.user, served.plural(), object, old)?,
+                "roles" | "clusterroles" => {
+                    authz::escalation::check_role(&self.authorizers, &call.user, served.plural(), object, old)?
+                }
                 plural => authz::escalation::check_binding(&self.authorizers, &call.user, plural, object)?,
             }
         }
-        let attributes = attributes(call, served, operation, if object.is_null() { old.unwrap_or(&Value::Null) } else { object }, options);
+        let attributes =
+            attributes(call, served, operation, if object.is_null() { old.unwrap_or(&Value::Null) } else { object }, options);
         self.admission.0.validate(&attributes, object, old, &mut call.warnings).await
     }
 }

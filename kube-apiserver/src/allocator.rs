@@ -97,7 +97,14 @@ impl Allocators {
     ///
     /// # Errors
     /// As [`Allocators::on_create`].
-    pub async fn on_change(&self, call: &Call, served: &Served, old: &Value, object: &mut Value, dry_run: bool) -> Result<(), Status> {
+    pub async fn on_change(
+        &self,
+        call: &Call,
+        served: &Served,
+        old: &Value,
+        object: &mut Value,
+        dry_run: bool,
+    ) -> Result<(), Status> {
         if is_service(served) && call.info.subresource.is_empty() {
             // What a lost race leaves allocated is found by the repair loop.
             self.allocate(call, served, object, Some(old), dry_run).await?.keep();
@@ -120,7 +127,14 @@ impl Allocators {
         port::release(server, &gone).await;
     }
 
-    async fn allocate(&self, call: &Call, served: &Served, object: &mut Value, old: Option<&Value>, dry_run: bool) -> Result<Reserved, Status> {
+    async fn allocate(
+        &self,
+        call: &Call,
+        served: &Served,
+        object: &mut Value,
+        old: Option<&Value>,
+        dry_run: bool,
+    ) -> Result<Reserved, Status> {
         let families: Vec<&str> = self.cidrs.iter().map(|cidr| family(cidr.addr())).collect();
         registry::core::service::default_families(object, &families);
         let mut reserved = Reserved::none();
@@ -137,7 +151,14 @@ impl Allocators {
         }
     }
 
-    async fn allocate_addresses(&self, call: &Call, object: &mut Value, old: Option<&Value>, dry_run: bool, reserved: &mut Reserved) -> Result<(), Failure> {
+    async fn allocate_addresses(
+        &self,
+        call: &Call,
+        object: &mut Value,
+        old: Option<&Value>,
+        dry_run: bool,
+        reserved: &mut Reserved,
+    ) -> Result<(), Failure> {
         let kind = object.pointer("/spec/type").and_then(Value::as_str).unwrap_or("");
         if kind == "ExternalName" || object.pointer("/spec/clusterIP").and_then(Value::as_str) == Some("None") {
             return Ok(());
@@ -170,16 +191,20 @@ impl Allocators {
                     if !before.contains(&address) {
                         address::take(&call.server, *cidr, address, &owner, dry_run).await.map_err(|why| {
                             let shown: Vec<Value> = given.iter().map(|ip| ip.as_str().into()).collect();
-                            Failure::invalid_list(&Path::new("spec").child("clusterIPs"), shown, &format!("failed to allocate IP {address}: {why}"))
+                            Failure::invalid_list(
+                                &Path::new("spec").child("clusterIPs"),
+                                shown,
+                                &format!("failed to allocate IP {address}: {why}"),
+                            )
                         })?;
                         reserved.addresses.push(address);
                     }
                     out.push(text.clone());
                 }
                 None => {
-                    let address = address::any(&call.server, *cidr, &owner, dry_run).await.map_err(|why| {
-                        Failure::Internal(format!("failed to allocate a serviceIP: {why}"))
-                    })?;
+                    let address = address::any(&call.server, *cidr, &owner, dry_run)
+                        .await
+                        .map_err(|why| Failure::Internal(format!("failed to allocate a serviceIP: {why}")))?;
                     reserved.addresses.push(address);
                     out.push(address.to_string());
                 }
@@ -192,7 +217,14 @@ impl Allocators {
         Ok(())
     }
 
-    async fn allocate_ports(&self, call: &Call, object: &mut Value, old: Option<&Value>, dry_run: bool, reserved: &mut Reserved) -> Result<(), Failure> {
+    async fn allocate_ports(
+        &self,
+        call: &Call,
+        object: &mut Value,
+        old: Option<&Value>,
+        dry_run: bool,
+        reserved: &mut Reserved,
+    ) -> Result<(), Failure> {
         let spec = &object["spec"];
         let wants = match spec["type"].as_str().unwrap_or("") {
             "NodePort" => true,
@@ -219,7 +251,8 @@ impl Allocators {
                     // The same port number with another protocol shares its node port.
                     let number = port["port"].as_i64().unwrap_or(0);
                     let protocol = port["protocol"].as_str().unwrap_or("TCP").to_owned();
-                    let same_as = shared.iter().find(|(have, other, _)| *have == number && *other != protocol).map(|(_, _, at)| *at);
+                    let same_as =
+                        shared.iter().find(|(have, other, _)| *have == number && *other != protocol).map(|(_, _, at)| *at);
                     shared.push((number, protocol, index));
                     needed.push(port::Need { index: Some(index), port: None, same_as });
                 }
@@ -269,7 +302,9 @@ impl Failure {
 
     fn status(self, served: &Served, object: &Value) -> Status {
         match self {
-            Self::Invalid(errors) => Status::invalid(served.group(), &served.resource.names.kind, metadata::name(object), &errors),
+            Self::Invalid(errors) => {
+                Status::invalid(served.group(), &served.resource.names.kind, metadata::name(object), &errors)
+            }
             Self::Internal(why) => Status::internal(why),
             Self::Status(status) => status,
         }
@@ -290,7 +325,8 @@ fn strings(object: &Value, pointer: &str) -> Vec<String> {
 /// The addresses that a Service holds.
 fn addresses_of(service: &Value) -> Vec<IpAddr> {
     let mut texts = strings(service, "/spec/clusterIPs");
-    if let Some(ip) = service.pointer("/spec/clusterIP").and_then(Value::as_str).filter(|ip| !texts.iter().any(|have| have == ip)) {
+    if let Some(ip) = service.pointer("/spec/clusterIP").and_then(Value::as_str).filter(|ip| !texts.iter().any(|have| have == ip))
+    {
         texts.push(ip.to_owned());
     }
     texts.iter().filter_map(|text| text.parse().ok()).collect()

@@ -19,12 +19,19 @@ pub enum Body {
     Stream(Pieces),
     /// From a proxied server.
     Proxied(Incoming),
+    /// Any of these, with something that lives as long as it does.
+    Held(Box<Body>, Box<dyn std::any::Any + Send + Sync>),
 }
 
 impl Body {
     /// No body.
     pub fn empty() -> Self {
         Self::Whole(None)
+    }
+
+    /// The same body, keeping `guard` until it was sent or dropped.
+    pub fn hold(self, guard: impl std::any::Any + Send + Sync) -> Self {
+        Self::Held(Box::new(self), Box::new(guard))
     }
 
     /// A stream of pieces.
@@ -49,6 +56,7 @@ impl http_body::Body for Body {
             Self::Whole(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
             Self::Stream(pieces) => pieces.as_mut().poll_next(cx).map(|piece| piece.map(|bytes| Ok(Frame::data(bytes)))),
             Self::Proxied(incoming) => Pin::new(incoming).poll_frame(cx),
+            Self::Held(body, _) => Pin::new(body.as_mut()).poll_frame(cx),
         }
     }
 
@@ -57,6 +65,7 @@ impl http_body::Body for Body {
             Self::Whole(bytes) => bytes.is_none(),
             Self::Stream(_) => false,
             Self::Proxied(incoming) => incoming.is_end_stream(),
+            Self::Held(body, _) => body.is_end_stream(),
         }
     }
 
@@ -65,6 +74,7 @@ impl http_body::Body for Body {
             Self::Whole(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64)),
             Self::Stream(_) => SizeHint::default(),
             Self::Proxied(incoming) => incoming.size_hint(),
+            Self::Held(body, _) => body.size_hint(),
         }
     }
 }

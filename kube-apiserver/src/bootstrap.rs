@@ -43,7 +43,8 @@ pub fn served_resources(config: &Config) -> Vec<Resource> {
     let setting = |key: &str| config.runtime_config.get(key).map(|value| value != "false");
     let wanted = |resource: &Resource| {
         let names = &resource.names;
-        let group_version = if names.group.is_empty() { names.version.clone() } else { format!("{}/{}", names.group, names.version) };
+        let group_version =
+            if names.group.is_empty() { names.version.clone() } else { format!("{}/{}", names.group, names.version) };
         let stage = if names.version.contains("alpha") {
             "api/alpha"
         } else if names.version.contains("beta") {
@@ -115,7 +116,8 @@ pub(crate) async fn create(server: &Arc<Server>, group: &str, plural: &str, obje
     let (namespace, name) = (metadata::namespace(&object).to_owned(), metadata::name(&object).to_owned());
     let mut call = Call::internal(server, &served, "create", &namespace, &name);
     call.info.name = String::new();
-    let decoded = served.schema.decode_value(object, FieldValidation::Ignore).map_err(|error| Status::internal(error.to_string()))?;
+    let decoded =
+        served.schema.decode_value(object, FieldValidation::Ignore).map_err(|error| Status::internal(error.to_string()))?;
     let mut object = decoded.object;
     object["apiVersion"] = served.resource.api_version().into();
     object["kind"] = served.resource.names.kind.clone().into();
@@ -136,7 +138,8 @@ pub(crate) async fn change(
     let mut call = Call::internal(server, &served, "update", namespace, name);
     let options = own_options();
     let change = Change { served: &served, namespace, name, subresource: "", options: &options, create: false, bare: false };
-    let written = write::change(&mut call, &change, |_, old| old.map(&make).ok_or_else(|| Status::not_found(group, plural, name))).await?;
+    let written =
+        write::change(&mut call, &change, |_, old| old.map(&make).ok_or_else(|| Status::not_found(group, plural, name))).await?;
     Ok(written.object)
 }
 
@@ -191,8 +194,10 @@ async fn defaults(server: &Arc<Server>) -> Result<(), Status> {
             "Used for system critical pods that must run in the cluster, but can be moved to another node if necessary.",
         ),
     ];
-    let classes = classes.map(|(name, value, description)| json!({"metadata": {"name": name}, "value": value, "description": description}));
-    all(classes.into_iter().map(|object| ensure(server, "scheduling.k8s.io", "priorityclasses", object).boxed()).collect()).await?;
+    let classes =
+        classes.map(|(name, value, description)| json!({"metadata": {"name": name}, "value": value, "description": description}));
+    all(classes.into_iter().map(|object| ensure(server, "scheduling.k8s.io", "priorityclasses", object).boxed()).collect())
+        .await?;
     rbac(server).await?;
     config_maps(server).await?;
     endpoints::service(server).await
@@ -235,7 +240,9 @@ async fn config_maps(server: &Arc<Server>) -> Result<(), Status> {
     if let Some(bundle) = &server.authenticator.client_ca {
         data["client-ca-file"] = bundle.pem().into();
     }
-    if let (Some(proxy), Some([names, users, uids, groups, extra])) = (&server.authenticator.request_header, server.config.request_header_lists()) {
+    if let (Some(proxy), Some([names, users, uids, groups, extra])) =
+        (&server.authenticator.request_header, server.config.request_header_lists())
+    {
         data["requestheader-client-ca-file"] = proxy.bundle.pem().into();
         for (key, list) in [
             ("requestheader-allowed-names", names),
@@ -267,7 +274,9 @@ async fn keep_config_map(server: &Arc<Server>, name: &str, data: Value) -> Resul
             };
             change(server, "", "configmaps", "kube-system", name, make).await.map(|_| ())
         }
-        None => ensure(server, "", "configmaps", json!({"metadata": {"namespace": "kube-system", "name": name}, "data": data})).await,
+        None => {
+            ensure(server, "", "configmaps", json!({"metadata": {"namespace": "kube-system", "name": name}, "data": data})).await
+        }
     }
 }
 
@@ -276,6 +285,40 @@ pub async fn feed_node_authorizer(server: Arc<Server>) {
     server.caches.loaded().await;
     let feeds = auth::authz::node::OBSERVED.iter().map(|(group, resource)| observe(server.clone(), group, resource));
     futures::future::join_all(feeds).await;
+}
+
+/// Whether two versions of an object can be told to have the same `spec` and phase without parsing them whole.
+fn linked_alike(before: &Entry, after: &Entry) -> bool {
+    #[derive(serde::Deserialize)]
+    struct Linked<'a> {
+        #[serde(borrow, default)]
+        spec: Option<&'a serde_json::value::RawValue>,
+        #[serde(default)]
+        status: Phase,
+        #[serde(default)]
+        metadata: Marks,
+    }
+    #[derive(serde::Deserialize, Default, PartialEq)]
+    struct Phase {
+        #[serde(default)]
+        phase: String,
+        #[serde(default, rename = "resourceClaimStatuses")]
+        claims: Value,
+        #[serde(default, rename = "extendedResourceClaimStatus")]
+        extended: Value,
+    }
+    #[derive(serde::Deserialize, Default, PartialEq)]
+    struct Marks {
+        #[serde(default)]
+        uid: String,
+        #[serde(default)]
+        annotations: Value,
+    }
+    let read = |entry: &'_ Entry| -> Option<(Option<String>, Phase, Marks)> {
+        let linked: Linked<'_> = serde_json::from_slice(entry.json_slice()).ok()?;
+        Some((linked.spec.map(|spec| spec.get().to_owned()), linked.status, linked.metadata))
+    };
+    matches!((read(before), read(after)), (Some(before), Some(after)) if before == after)
 }
 
 async fn observe(server: Arc<Server>, group: &'static str, resource: &'static str) {
@@ -298,7 +341,11 @@ async fn observe(server: Arc<Server>, group: &'static str, resource: &'static st
         }
         // Closed when this task was too slow or the cache was rebuilt: compare anew then.
         while let Some((event, _)) = watch.events.recv().await {
-            node.observe(group, resource, &event.entry.parse(), event.removed);
+            // Most changes of pods are status: the links come from the spec, which the generation tells, and from the node.
+            let same = event.previous.as_ref().is_some_and(|before| !event.removed && linked_alike(before, &event.entry));
+            if !same {
+                node.observe(group, resource, &event.entry.parse(), event.removed);
+            }
             if event.removed {
                 known.remove(event.entry.key());
             } else {

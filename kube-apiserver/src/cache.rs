@@ -154,10 +154,12 @@ impl Caches {
 }
 
 fn too_late(wanted: u64, have: u64) -> Status {
-    Status::new(504, "Timeout", format!("Timeout: Too large resource version: {wanted}, current: {have}")).with_details(serde_json::json!({
-        "causes": [{"reason": "ResourceVersionTooLarge", "message": "Too large resource version"}],
-        "retryAfterSeconds": 1,
-    }))
+    Status::new(504, "Timeout", format!("Timeout: Too large resource version: {wanted}, current: {have}")).with_details(
+        serde_json::json!({
+            "causes": [{"reason": "ResourceVersionTooLarge", "message": "Too large resource version"}],
+            "retryAfterSeconds": 1,
+        }),
+    )
 }
 
 /// The status of a failed call to etcd.

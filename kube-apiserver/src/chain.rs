@@ -33,12 +33,6 @@ const CACHE_CONTROL: HeaderName = HeaderName::from_static("cache-control");
 /// Longest wait for a slot before a request is turned away. Upstream queues about as long.
 const SLOT_WAIT: Duration = Duration::from_secs(15);
 
-/// A request on its way through the chain, and the outcome's side effects.
-pub struct Incident {
-    /// Texts for Warning headers.
-    pub warnings: Vec<String>,
-}
-
 /// Answers one request. Never fails: whatever goes wrong becomes a Status.
 pub async fn handle(server: Arc<Server>, peer: Arc<Peer>, address: SocketAddr, request: Request<Incoming>) -> Response {
     let started = Instant::now();
@@ -46,9 +40,11 @@ pub async fn handle(server: Arc<Server>, peer: Arc<Peer>, address: SocketAddr, r
     let info = RequestInfo::of(request.method(), request.uri().path(), &query);
     let method = request.method().clone();
     let accept = error_form(&request);
-    let audit_id = request.headers().get(&AUDIT_ID).cloned().unwrap_or_else(|| {
-        HeaderValue::from_str(&Uuid::new_v4().to_string()).unwrap_or(HeaderValue::from_static(""))
-    });
+    let audit_id = request
+        .headers()
+        .get(&AUDIT_ID)
+        .cloned()
+        .unwrap_or_else(|| HeaderValue::from_str(&Uuid::new_v4().to_string()).unwrap_or(HeaderValue::from_static("")));
     let dry_run = if query.has("dryRun") { "All" } else { "" };
     let labels = labels_of(&info, &method, dry_run);
     let verb_label = labels.verb;
@@ -72,10 +68,11 @@ pub async fn handle(server: Arc<Server>, peer: Arc<Peer>, address: SocketAddr, r
     let labels = labels_of(&info, &method, dry_run);
     metrics::request(&labels, response.status().as_u16(), took, long);
     tracing::debug!(verb = info.verb, uri = info.path, code = response.status().as_u16(), latency = ?took, "HTTP");
-    if let Some(gauge) = gauge {
-        response.extensions_mut().insert(Arc::new(gauge));
+    match gauge {
+        // A watch lasts as long as its body.
+        Some(gauge) => response.map(|body| body.hold(gauge)),
+        None => response,
     }
-    response
 }
 
 /// Errors go out in the encoding the client accepts, as JSON where it accepts none.
@@ -93,8 +90,7 @@ async fn admitted(
     query: Query,
 ) -> Result<Response, Status> {
     let now = Timestamp::now();
-    let (user, headers_ok) = authenticate(&server, &peer, &mut request, info, now)?;
-    let _ = headers_ok;
+    let user = authenticate(&server, &peer, &mut request, info, now)?;
     let timeout = timeout(&server, info, &query)?;
     let user = impersonate(&server, user, &mut request)?;
     let work = async {
@@ -106,7 +102,7 @@ async fn admitted(
         None => work.await,
         Some(limit) => match tokio::time::timeout(limit, work).await {
             Ok(result) => result,
-            Err(_) => Err(Status::new(504, "Timeout", format!("Timeout: request did not complete within the allotted timeout"))),
+            Err(_) => Err(Status::new(504, "Timeout", "Timeout: request did not complete within the allotted timeout")),
         },
     }
 }
@@ -117,7 +113,7 @@ fn authenticate(
     request: &mut Request<Incoming>,
     info: &RequestInfo,
     now: Timestamp,
-) -> Result<(Arc<User>, ()), Status> {
+) -> Result<Arc<User>, Status> {
     let identity = server.authenticator.authenticate(request.headers(), peer, &info.path, now).map_err(|why| {
         tracing::debug!(path = info.path, err = why, "Unable to authenticate the request");
         Status::unauthorized()
@@ -126,7 +122,7 @@ fn authenticate(
     if let Some(proxy) = &server.authenticator.request_header {
         proxy.strip(request.headers_mut());
     }
-    Ok((identity.user, ()))
+    Ok(identity.user)
 }
 
 /// How long the request may take: the client's `timeout`, at most `--request-timeout`; none for those that last.
@@ -250,7 +246,12 @@ fn labels_of<'a>(info: &'a RequestInfo, method: &Method, dry_run: &'a str) -> La
         ("patch", true) => "PATCH",
         ("delete", true) => "DELETE",
         ("deletecollection", true) => "DELETECOLLECTION",
-        ("get", true) if info.subresource == "proxy" || info.subresource == "exec" || info.subresource == "attach" || info.subresource == "portforward" => {
+        ("get", true)
+            if info.subresource == "proxy"
+                || info.subresource == "exec"
+                || info.subresource == "attach"
+                || info.subresource == "portforward" =>
+        {
             "CONNECT"
         }
         ("get", true) => "GET",

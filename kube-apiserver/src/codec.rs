@@ -81,10 +81,9 @@ pub fn decode(
             None => format!(
                 "no kind {wanted_kind:?} is registered for version {wanted_version:?} in scheme \"pkg/api/legacyscheme/scheme.go:30\""
             ),
-            Some(_) => format!(
-                "converting ({told_version}.{wanted_kind}) to ({}.{kind}): unknown conversion",
-                internal_package(group)
-            ),
+            Some(_) => {
+                format!("converting ({told_version}.{wanted_kind}) to ({}.{kind}): unknown conversion", internal_package(group))
+            }
         }));
     }
     let decoded = match tree {
@@ -163,7 +162,8 @@ fn type_meta(body: &[u8]) -> Result<(String, String), String> {
         }
         // Duplicate `apiVersion` or `kind` is for the field validation to say; take the last, as Go does.
         Err(error) if error.to_string().starts_with("duplicate field") => {
-            let tree: Value = serde_json::from_slice(body).map_err(|error| format!("couldn't get version/kind; json parse error: {error}"))?;
+            let tree: Value =
+                serde_json::from_slice(body).map_err(|error| format!("couldn't get version/kind; json parse error: {error}"))?;
             Ok((text(&tree, "apiVersion"), text(&tree, "kind")))
         }
         Err(error) => {

@@ -103,30 +103,92 @@ impl TryFrom<Options> for Config {
     fn try_from(options: Options) -> anyhow::Result<Self> {
         // Destructured, so that no flag is forgotten; those without a name are accepted without effect, as their help says.
         let Options {
-            version: _, verbosity: _, logging_format: _, log_flush_frequency: _, vmodule: _,
-            advertise_address, bind_address, secure_port, cert_dir: _, tls_cert_file, tls_private_key_file,
-            tls_cipher_suites: _, tls_min_version, external_hostname: _,
-            etcd_servers, etcd_prefix, etcd_cafile, etcd_certfile, etcd_keyfile, etcd_compaction_interval,
-            etcd_healthcheck_timeout, etcd_readycheck_timeout: _, etcd_count_metric_poll_period: _, etcd_db_metric_poll_interval: _,
-            storage_backend, storage_media_type: _, watch_cache: _, watch_cache_sizes: _, lease_reuse_duration_seconds: _,
-            delete_collection_workers: _, enable_garbage_collector: _, event_ttl,
-            client_ca_file, token_auth_file, enable_bootstrap_token_auth, anonymous_auth, api_audiences,
-            requestheader_client_ca_file, requestheader_allowed_names, requestheader_username_headers, requestheader_uid_headers,
-            requestheader_group_headers, requestheader_extra_headers_prefix,
-            service_account_key_file, service_account_signing_key_file, service_account_issuer, service_account_jwks_uri,
-            service_account_lookup, service_account_extend_token_expiration, service_account_max_token_expiration,
-            authorization_mode, enable_admission_plugins, disable_admission_plugins, default_not_ready_toleration_seconds,
-            default_unreachable_toleration_seconds, runtime_config, feature_gates, allow_privileged,
-            max_requests_inflight, max_mutating_requests_inflight, enable_priority_and_fairness: _, request_timeout,
-            min_request_timeout, shutdown_delay_duration, goaway_chance: _, livez_grace_period: _, profiling: _,
-            kubelet_certificate_authority, kubelet_client_certificate, kubelet_client_key, kubelet_preferred_address_types,
-            kubelet_timeout, proxy_client_cert_file: _, proxy_client_key_file: _,
-            service_cluster_ip_range, service_node_port_range, endpoint_reconciler_type, kubernetes_service_node_port,
+            version: _,
+            verbosity: _,
+            logging_format: _,
+            log_flush_frequency: _,
+            vmodule: _,
+            advertise_address,
+            bind_address,
+            secure_port,
+            cert_dir: _,
+            tls_cert_file,
+            tls_private_key_file,
+            tls_cipher_suites: _,
+            tls_min_version,
+            external_hostname: _,
+            etcd_servers,
+            etcd_prefix,
+            etcd_cafile,
+            etcd_certfile,
+            etcd_keyfile,
+            etcd_compaction_interval,
+            etcd_healthcheck_timeout,
+            etcd_readycheck_timeout: _,
+            etcd_count_metric_poll_period: _,
+            etcd_db_metric_poll_interval: _,
+            storage_backend,
+            storage_media_type: _,
+            watch_cache: _,
+            watch_cache_sizes: _,
+            lease_reuse_duration_seconds: _,
+            delete_collection_workers: _,
+            enable_garbage_collector: _,
+            event_ttl,
+            client_ca_file,
+            token_auth_file,
+            enable_bootstrap_token_auth,
+            anonymous_auth,
+            api_audiences,
+            requestheader_client_ca_file,
+            requestheader_allowed_names,
+            requestheader_username_headers,
+            requestheader_uid_headers,
+            requestheader_group_headers,
+            requestheader_extra_headers_prefix,
+            service_account_key_file,
+            service_account_signing_key_file,
+            service_account_issuer,
+            service_account_jwks_uri,
+            service_account_lookup,
+            service_account_extend_token_expiration,
+            service_account_max_token_expiration,
+            authorization_mode,
+            enable_admission_plugins,
+            disable_admission_plugins,
+            default_not_ready_toleration_seconds,
+            default_unreachable_toleration_seconds,
+            runtime_config,
+            feature_gates,
+            allow_privileged,
+            max_requests_inflight,
+            max_mutating_requests_inflight,
+            enable_priority_and_fairness: _,
+            request_timeout,
+            min_request_timeout,
+            shutdown_delay_duration,
+            goaway_chance: _,
+            livez_grace_period: _,
+            profiling: _,
+            kubelet_certificate_authority,
+            kubelet_client_certificate,
+            kubelet_client_key,
+            kubelet_preferred_address_types,
+            kubelet_timeout,
+            proxy_client_cert_file: _,
+            proxy_client_key_file: _,
+            service_cluster_ip_range,
+            service_node_port_range,
+            endpoint_reconciler_type,
+            kubernetes_service_node_port,
         } = options;
         ensure!(!etcd_servers.is_empty(), "--etcd-servers must be specified");
         ensure!(matches!(storage_backend.as_str(), "" | "etcd3"), "--storage-backend invalid, allowed values: etcd3");
         if let Some(version) = tls_min_version {
-            ensure!(matches!(version.as_str(), "VersionTLS12" | "VersionTLS13"), "--tls-min-version {version} is not yet supported");
+            ensure!(
+                matches!(version.as_str(), "VersionTLS12" | "VersionTLS13"),
+                "--tls-min-version {version} is not yet supported"
+            );
         }
         let read = |path: &PathBuf| std::fs::read(path).with_context(|| format!("failed to read {}", path.display()));
         let identity = match (&etcd_certfile, &etcd_keyfile) {
@@ -145,13 +207,17 @@ impl TryFrom<Options> for Config {
             None => own_address(),
         };
         let modes = if authorization_mode.is_empty() { vec!["AlwaysAllow".to_owned()] } else { authorization_mode };
-        let authorization_modes = modes.iter().map(|mode| mode.parse()).collect::<Result<Vec<_>, String>>().map_err(anyhow::Error::msg)?;
+        let authorization_modes =
+            modes.iter().map(|mode| mode.parse()).collect::<Result<Vec<_>, String>>().map_err(anyhow::Error::msg)?;
         let (low, high) = service_node_port_range
             .split_once('-')
             .and_then(|(low, high)| Some((low.trim().parse().ok()?, high.trim().parse().ok()?)))
             .with_context(|| format!("--service-node-port-range {service_node_port_range:?} is not a range of ports"))?;
         ensure!(low <= high && low > 0, "--service-node-port-range {service_node_port_range:?} is empty");
-        ensure!(matches!(endpoint_reconciler_type.as_str(), "lease" | "none" | "master-count"), "--endpoint-reconciler-type {endpoint_reconciler_type:?} is not known");
+        ensure!(
+            matches!(endpoint_reconciler_type.as_str(), "lease" | "none" | "master-count"),
+            "--endpoint-reconciler-type {endpoint_reconciler_type:?} is not known"
+        );
         if !feature_gates.is_empty() {
             // Gates only choose among what upstream has; what is on here is what is on there by default.
             component::flags::parse_map(&feature_gates).map_err(anyhow::Error::msg).context("--feature-gates")?;
@@ -174,13 +240,16 @@ impl TryFrom<Options> for Config {
             tls: pair(tls_cert_file, tls_private_key_file, "--tls-cert-file")?,
             client_ca: client_ca_file,
             request_header: requestheader_client_ca_file.map(|ca| {
-                (ca, [
-                    requestheader_allowed_names,
-                    requestheader_username_headers,
-                    requestheader_uid_headers,
-                    requestheader_group_headers,
-                    requestheader_extra_headers_prefix,
-                ])
+                (
+                    ca,
+                    [
+                        requestheader_allowed_names,
+                        requestheader_username_headers,
+                        requestheader_uid_headers,
+                        requestheader_group_headers,
+                        requestheader_extra_headers_prefix,
+                    ],
+                )
             }),
             token_file: token_auth_file,
             bootstrap_tokens: enable_bootstrap_token_auth,
@@ -223,7 +292,10 @@ impl TryFrom<Options> for Config {
 /// `a=b,c` as a map; a name alone is `true`.
 fn parse_runtime_config(text: &str) -> BTreeMap<String, String> {
     let pairs = text.split(',').map(str::trim).filter(|pair| !pair.is_empty());
-    pairs.map(|pair| pair.split_once('=').unwrap_or((pair, "true"))).map(|(key, value)| (key.to_owned(), value.to_owned())).collect()
+    pairs
+        .map(|pair| pair.split_once('=').unwrap_or((pair, "true")))
+        .map(|(key, value)| (key.to_owned(), value.to_owned()))
+        .collect()
 }
 
 /// The address of this host that leads outside; nothing is sent to find it.

@@ -61,7 +61,8 @@ impl Documents {
 /// Serves a document with its ETag.
 fn serve(headers: &HeaderMap, document: &Document) -> Response {
     let tag = format!("\"{}\"", document.hash);
-    let same = headers.get(IF_NONE_MATCH).and_then(|value| value.to_str().ok()).is_some_and(|value| value.contains(&document.hash));
+    let same =
+        headers.get(IF_NONE_MATCH).and_then(|value| value.to_str().ok()).is_some_and(|value| value.contains(&document.hash));
     let mut response = if same {
         let mut response = reply::raw(304, document.content_type, Bytes::new());
         *response.status_mut() = StatusCode::NOT_MODIFIED;
@@ -96,10 +97,33 @@ fn aggregated_version(headers: &HeaderMap) -> Option<&'static str> {
 /// `/`.
 fn paths(table: &Table) -> Vec<String> {
     let mut out: Vec<String> = [
-        "/.well-known/openid-configuration", "/api", "/api/v1", "/apis", "/apis/", "/healthz", "/healthz/etcd", "/healthz/log", "/healthz/ping",
-        "/livez", "/livez/etcd", "/livez/log", "/livez/ping", "/metrics", "/metrics/slis", "/openapi/v2", "/openapi/v3", "/openapi/v3/",
-        "/openid/v1/jwks", "/readyz", "/readyz/etcd", "/readyz/etcd-readiness", "/readyz/informer-sync", "/readyz/log", "/readyz/ping",
-        "/readyz/shutdown", "/version",
+        "/.well-known/openid-configuration",
+        "/api",
+        "/api/v1",
+        "/apis",
+        "/apis/",
+        "/healthz",
+        "/healthz/etcd",
+        "/healthz/log",
+        "/healthz/ping",
+        "/livez",
+        "/livez/etcd",
+        "/livez/log",
+        "/livez/ping",
+        "/metrics",
+        "/metrics/slis",
+        "/openapi/v2",
+        "/openapi/v3",
+        "/openapi/v3/",
+        "/openid/v1/jwks",
+        "/readyz",
+        "/readyz/etcd",
+        "/readyz/etcd-readiness",
+        "/readyz/informer-sync",
+        "/readyz/log",
+        "/readyz/ping",
+        "/readyz/shutdown",
+        "/version",
     ]
     .map(str::to_owned)
     .to_vec();
@@ -144,7 +168,9 @@ pub fn answer(server: &Arc<Server>, headers: &HeaderMap, path: &str, query: &Que
             let found = groups(&table).into_iter().find(|group| group.name == *name).ok_or_else(no_such_resource)?;
             Ok(reply::tree(200, &discovery::group(&found), accept))
         }
-        ["apis", group, version] if table.has_version(group, version) && !group.is_empty() => resources(headers, &table, group, version),
+        ["apis", group, version] if table.has_version(group, version) && !group.is_empty() => {
+            resources(headers, &table, group, version)
+        }
         ["openapi", "v2"] => openapi::v2(server, &table, headers),
         ["openapi", "v3"] => openapi::v3_index(server, &table, headers),
         ["openapi", "v3", rest @ ..] => openapi::v3(server, &table, headers, &rest.join("/"), query),
@@ -172,7 +198,8 @@ fn vary(mut response: Response) -> Response {
 /// # Errors
 /// 404 without keys.
 pub fn openid_configuration(server: &Server, headers: &HeaderMap) -> Result<Response, Status> {
-    let (Some(accounts), Some(issuer)) = (&server.authenticator.service_accounts, server.config.service_account_issuers.first()) else {
+    let (Some(accounts), Some(issuer)) = (&server.authenticator.service_accounts, server.config.service_account_issuers.first())
+    else {
         return Err(no_such_resource());
     };
     only(headers, "application/json")?;

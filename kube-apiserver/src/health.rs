@@ -73,8 +73,7 @@ impl Health {
     fn checks(&self, server: &Server, endpoint: &str) -> Vec<(String, Result<(), String>)> {
         let etcd = self.etcd.lock().clone();
         let synced = if server.caches.revision() > 0 { Ok(()) } else { Err("the cache is not loaded".to_owned()) };
-        let bootstrapped =
-            if self.bootstrapped.load(Ordering::Acquire) { Ok(()) } else { Err("not finished".to_owned()) };
+        let bootstrapped = if self.bootstrapped.load(Ordering::Acquire) { Ok(()) } else { Err("not finished".to_owned()) };
         let mut checks = vec![("ping".to_owned(), Ok(())), ("log".to_owned(), Ok(())), ("etcd".to_owned(), etcd.clone())];
         if endpoint == "readyz" {
             checks.push(("etcd-readiness".to_owned(), etcd));
@@ -82,9 +81,9 @@ impl Health {
         }
         for hook in HOOKS {
             let result = match *hook {
-                "rbac/bootstrap-roles" | "scheduling/bootstrap-system-priority-classes" | "start-system-namespaces-controller" => {
-                    bootstrapped.clone()
-                }
+                "rbac/bootstrap-roles"
+                | "scheduling/bootstrap-system-priority-classes"
+                | "start-system-namespaces-controller" => bootstrapped.clone(),
                 _ => Ok(()),
             };
             checks.push((format!("poststarthook/{hook}"), result));

@@ -81,11 +81,23 @@ impl KubeletClient {
     ///
     /// # Errors
     /// As [`KubeletClient::send`].
-    pub async fn send_to_workload(&self, host: &str, port: u16, tls: bool, request: Request<Outgoing>) -> Result<Response<Incoming>, String> {
+    pub async fn send_to_workload(
+        &self,
+        host: &str,
+        port: u16,
+        tls: bool,
+        request: Request<Outgoing>,
+    ) -> Result<Response<Incoming>, String> {
         self.over(tls.then(|| self.workload.clone()), host, port, request).await
     }
 
-    async fn over(&self, tls: Option<Arc<ClientConfig>>, host: &str, port: u16, request: Request<Outgoing>) -> Result<Response<Incoming>, String> {
+    async fn over(
+        &self,
+        tls: Option<Arc<ClientConfig>>,
+        host: &str,
+        port: u16,
+        request: Request<Outgoing>,
+    ) -> Result<Response<Incoming>, String> {
         let dial = async {
             let stream = TcpStream::connect((host, port)).await.map_err(|error| format!("dial tcp {host}:{port}: {error}"))?;
             let _ = stream.set_nodelay(true);

@@ -4,13 +4,14 @@ use std::sync::LazyLock;
 use std::time::Duration;
 
 use component::metrics::prometheus::{
-    GaugeVec, HistogramVec, IntCounterVec, IntGauge, IntGaugeVec, register_gauge_vec, register_histogram_vec, register_int_counter_vec,
-    register_int_gauge, register_int_gauge_vec,
+    GaugeVec, HistogramVec, IntCounterVec, IntGauge, IntGaugeVec, register_gauge_vec, register_histogram_vec,
+    register_int_counter_vec, register_int_gauge, register_int_gauge_vec,
 };
 
 /// Upstream: apiserver/pkg/endpoints/metrics
-const REQUEST_BUCKETS: &[f64] =
-    &[0.005, 0.025, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 1.0, 1.25, 1.5, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0, 10.0, 15.0, 20.0, 30.0, 45.0, 60.0];
+const REQUEST_BUCKETS: &[f64] = &[
+    0.005, 0.025, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 1.0, 1.25, 1.5, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0, 10.0, 15.0, 20.0, 30.0, 45.0, 60.0,
+];
 
 /// Made once; the macros only fail on a name registered twice.
 macro_rules! metric {
@@ -121,10 +122,14 @@ pub fn request(labels: &Labels<'_>, code: u16, took: Duration, long_running: boo
         .with_label_values(&[verb, dry_run, group, version, resource, subresource, scope, "apiserver", code_text.as_str()])
         .inc();
     if !long_running {
-        DURATION.with_label_values(&[verb, dry_run, group, version, resource, subresource, scope, "apiserver"]).observe(took.as_secs_f64());
+        DURATION
+            .with_label_values(&[verb, dry_run, group, version, resource, subresource, scope, "apiserver"])
+            .observe(took.as_secs_f64());
     }
     if code == 429 || code == 504 {
-        TERMINATED.with_label_values(&[verb, group, version, resource, subresource, scope, "apiserver", code_text.as_str()]).inc();
+        TERMINATED
+            .with_label_values(&[verb, group, version, resource, subresource, scope, "apiserver", code_text.as_str()])
+            .inc();
     }
 }
 

@@ -172,7 +172,8 @@ pub fn content_type(headers: &HeaderMap) -> Result<Encoding, Status> {
 
 /// 415.
 pub fn unsupported(accepted: &[&str]) -> Status {
-    let message = format!("the body of the request was in an unknown format - accepted media types include: {}", accepted.join(", "));
+    let message =
+        format!("the body of the request was in an unknown format - accepted media types include: {}", accepted.join(", "));
     Status::new(415, "UnsupportedMediaType", message)
 }
 
@@ -191,7 +192,11 @@ mod tests {
         let table = "application/json;as=Table;v=v1;g=meta.k8s.io";
         assert_eq!(of(table, Offers::Lists).map(|accept| accept.shape), Some(Shape::Table(false)));
         assert_eq!(of(&format!("{table},application/json"), Offers::Objects).map(|accept| accept.shape), Some(Shape::Object));
-        assert_eq!(of("text/html,application/yaml;q=0.5,application/vnd.kubernetes.protobuf;q=0.6", Offers::All).map(|accept| accept.encoding), Some(Encoding::Protobuf));
+        assert_eq!(
+            of("text/html,application/yaml;q=0.5,application/vnd.kubernetes.protobuf;q=0.6", Offers::All)
+                .map(|accept| accept.encoding),
+            Some(Encoding::Protobuf)
+        );
         assert_eq!(of("*/*", Offers::All), Some(Accept::JSON));
         assert_eq!(of("text/plain", Offers::All), None);
         assert_eq!(of("application/json;as=Table;v=v2;g=meta.k8s.io", Offers::All), None);

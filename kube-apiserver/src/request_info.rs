@@ -209,6 +209,9 @@ mod tests {
     #[test]
     fn escapes_are_decoded_once() {
         assert_eq!(decode("a%2Fb%25zz%"), "a/b%zz%");
-        assert_eq!(Query::parse("a=b+c&d&e=%3D").0, [("a", "b c"), ("d", ""), ("e", "=")].map(|(a, b)| (a.to_owned(), b.to_owned())));
+        assert_eq!(
+            Query::parse("a=b+c&d&e=%3D").0,
+            [("a", "b c"), ("d", ""), ("e", "=")].map(|(a, b)| (a.to_owned(), b.to_owned()))
+        );
     }
 }

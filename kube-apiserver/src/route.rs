@@ -62,11 +62,13 @@ pub async fn route(
         now,
     };
     let _ = address;
-    let result = if call.info.subresource.is_empty() { resource(&mut call).await } else { subresource::dispatch(&mut call).await };
+    let result =
+        if call.info.subresource.is_empty() { resource(&mut call).await } else { subresource::dispatch(&mut call).await };
     let mut response = match result {
         Ok(response) => response,
         Err(status) => {
-            let accept = crate::negotiate::accept(&call.headers, crate::negotiate::Offers::Lists).unwrap_or(crate::negotiate::Accept::JSON);
+            let accept = crate::negotiate::accept(&call.headers, crate::negotiate::Offers::Lists)
+                .unwrap_or(crate::negotiate::Accept::JSON);
             reply::status(&status, accept)
         }
     };
@@ -143,7 +145,7 @@ fn elsewhere(server: &Arc<Server>, request: &Request<Incoming>, info: &RequestIn
     match path {
         "/version" => Ok(reply::raw(200, "application/json", component::version::info().to_string())),
         "/metrics" => {
-            let caches = server.caches.all().into_iter().map(|cache| (cache.path.clone(), cache.len(), cache.watchers()));
+            let caches = server.caches.all().into_iter().map(|cache| (cache.path.clone(), cache.objects(), cache.watchers()));
             let body = metrics::render(caches, server.caches.revision());
             Ok(reply::raw(200, "text/plain; version=0.0.4; charset=utf-8", body))
         }

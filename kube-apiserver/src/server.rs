@@ -35,8 +35,8 @@ use crate::table::{self, Table};
 
 /// Connections at once; more wait in the listen queue. Idle ones cost about 40 KB each.
 const MAX_CONNECTIONS: usize = 15_000;
-/// A client that has not finished its handshake or sent its request's head by then is cut. Upstream: ReadHeaderTimeout, 32 s.
-const HEAD_TIMEOUT: Duration = Duration::from_secs(32);
+/// A client that has not finished its handshake or sent its next request's head by then is cut. Upstream: IdleTimeout, 90 s.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(90);
 /// Flow-control windows and frames of HTTP/2: large, for lists and watches are what this server sends.
 const H2_STREAM_WINDOW: u32 = 1 << 20;
 const H2_CONNECTION_WINDOW: u32 = 4 << 20;

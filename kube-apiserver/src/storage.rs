@@ -11,7 +11,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use etcd_client::{
-    Client, Compare, CompareOp, ConnectOptions, GetOptions, KvClient, PutOptions, SortOrder, SortTarget, Txn, TxnOp, TxnOpResponse,
+    Client, Compare, CompareOp, ConnectOptions, GetOptions, KvClient, PutOptions, SortOrder, SortTarget, Txn, TxnOp,
+    TxnOpResponse,
 };
 
 use crate::metrics;
@@ -165,9 +166,7 @@ impl Storage {
     /// [`Error::Exists`] where the key is taken.
     pub async fn create(&self, key: &str, value: &[u8], ttl: Option<Duration>) -> Result<u64, Error> {
         let options = self.put_options(ttl).await?;
-        let txn = Txn::new()
-            .when([Compare::mod_revision(key, CompareOp::Equal, 0)])
-            .and_then([TxnOp::put(key, value, options)]);
+        let txn = Txn::new().when([Compare::mod_revision(key, CompareOp::Equal, 0)]).and_then([TxnOp::put(key, value, options)]);
         let answer = self.txn("create", txn).await?;
         if answer.succeeded() { Ok(revision_of(answer.header())) } else { Err(Error::Exists) }
     }

@@ -22,7 +22,9 @@ use crate::verb;
 /// 404, 405, and whatever the handler says.
 pub async fn dispatch(call: &mut Call) -> Result<Response, Status> {
     let (plural, sub) = (call.served.plural().to_owned(), call.info.subresource.clone());
-    let Some(row) = call.served.resource.names.subresources.iter().find(|row| row.name == sub) else { return Err(no_such_resource()) };
+    let Some(row) = call.served.resource.names.subresources.iter().find(|row| row.name == sub) else {
+        return Err(no_such_resource());
+    };
     let verb = call.info.verb.clone();
     if call.method == Method::HEAD && sub != "proxy" {
         return Err(not_allowed());

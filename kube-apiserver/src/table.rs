@@ -69,7 +69,12 @@ impl Table {
         for (number, resource) in resources.into_iter().enumerate() {
             let names = &resource.names;
             let Some(schema) = Schema::builtin(&names.group, &names.version, &names.kind) else {
-                tracing::error!(kind = names.kind, version = names.version, group = names.group, "No schema for a resource of the table");
+                tracing::error!(
+                    kind = names.kind,
+                    version = names.version,
+                    group = names.group,
+                    "No schema for a resource of the table"
+                );
                 continue;
             };
             let key = (names.group.clone(), names.version.clone(), names.plural.clone());

@@ -1,9 +1,12 @@
 //! Tables: what `kubectl get` shows.
 
 use api::status::Status;
+use bytes::{BufMut, BytesMut};
 use serde_json::{Value, json};
 
+use crate::cache::entry::{Cell, Entry, Row};
 use crate::call::Call;
+use crate::codec;
 use crate::reply::partial;
 use crate::table::Served;
 
@@ -73,4 +76,70 @@ pub fn row_of(served: &Served, include: Include, object: &Value, whole: &Value, 
         Include::None => Value::Null,
     };
     json!({"cells": cells, "object": carried})
+}
+
+/// Writes the row of a cached object. What does not change with time is rendered once per version of the object, so that listing
+/// many objects parses none of them.
+///
+/// # Errors
+/// The stored document cannot be read.
+pub fn write_row(served: &Served, include: Include, entry: &Entry, now: i64, out: &mut BytesMut) -> Result<(), Status> {
+    let kept = if served.converted { None } else { entry.row(served.number, |entry| render(served, entry, now)) };
+    let Some(row) = kept else {
+        let object = codec::from_stored(served, entry.json_slice())?;
+        let row = row_of(served, include, &object, &object, now);
+        out.put_slice(row.to_string().as_bytes());
+        return Ok(());
+    };
+    out.put_slice(br#"{"cells":["#);
+    for cell in &row.cells {
+        match cell {
+            Cell::Text(text) => out.put_slice(text),
+            Cell::Age(since) => {
+                out.put_u8(b'"');
+                out.put_slice(registry::column::human_duration(now - since).as_bytes());
+                out.put_u8(b'"');
+            }
+        }
+    }
+    out.put_slice(br#"],"object":"#);
+    match include {
+        Include::None => out.put_slice(b"null"),
+        Include::Object => out.put_slice(entry.json_slice()),
+        Include::Metadata => {
+            out.put_slice(br#"{"kind":"PartialObjectMetadata","apiVersion":"meta.k8s.io/v1","metadata":"#);
+            out.put_slice(&entry.json_slice()[row.metadata.clone()]);
+            out.put_u8(b'}');
+        }
+    }
+    out.put_u8(b'}');
+    Ok(())
+}
+
+/// Renders a row for keeping; `None` where a cell changes with time in another way than telling the object's age.
+fn render(served: &Served, entry: &Entry, now: i64) -> Option<Row> {
+    /// Far enough that every text about time differs.
+    const LATER: i64 = 1_000_000_007;
+    let object: Value = serde_json::from_slice(entry.json_slice()).ok()?;
+    let created = registry::column::unix(&object["metadata"]["creationTimestamp"]);
+    let (mut cells, mut text) = (Vec::new(), Vec::new());
+    for (index, column) in served.resource.columns.iter().enumerate() {
+        if index > 0 {
+            text.push(b',');
+        }
+        let (cell, later) = ((column.cell)(&object, now), (column.cell)(&object, now + LATER));
+        if cell == later {
+            text.extend_from_slice(cell.to_string().as_bytes());
+            continue;
+        }
+        let created = created?;
+        let age = |now: i64| registry::column::human_duration(now - created);
+        if cell != age(now).as_str() || later != age(now + LATER).as_str() {
+            return None;
+        }
+        cells.push(Cell::Text(std::mem::take(&mut text).into()));
+        cells.push(Cell::Age(created));
+    }
+    cells.push(Cell::Text(text.into()));
+    Some(Row { cells, metadata: entry.metadata_range()? })
 }

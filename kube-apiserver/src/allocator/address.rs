@@ -37,7 +37,13 @@ pub(super) fn object(address: IpAddr, (namespace, name): &(String, String)) -> V
 }
 
 /// Takes this address.
-pub(super) async fn take(server: &Server, cidr: IpNet, address: IpAddr, owner: &(String, String), dry_run: bool) -> Result<(), String> {
+pub(super) async fn take(
+    server: &Server,
+    cidr: IpNet,
+    address: IpAddr,
+    owner: &(String, String),
+    dry_run: bool,
+) -> Result<(), String> {
     if !usable(cidr, address) {
         return Err("the provided network does not match the current range".to_owned());
     }
@@ -64,9 +70,8 @@ pub(super) async fn any(server: &Server, cidr: IpNet, owner: &(String, String), 
         return Err("range is full".to_owned());
     }
     let reserved = static_band(size);
-    let known = |address: IpAddr| {
-        server.caches.by_path("ipaddresses").is_some_and(|cache| cache.get(&address.to_string()).is_some())
-    };
+    let known =
+        |address: IpAddr| server.caches.by_path("ipaddresses").is_some_and(|cache| cache.get(&address.to_string()).is_some());
     let mut offset = 0;
     for _ in 0..RANDOM_TRIES {
         offset = rand::rng().random_range(reserved..size);

@@ -75,7 +75,11 @@ fn parse(value: &[u8]) -> Bitmap {
 }
 
 /// Changes the bitmap until a change holds.
-async fn change<T>(server: &Server, (low, high): (u16, u16), mut make: impl FnMut(&mut Bitmap) -> Result<T, Failure>) -> Result<T, Failure> {
+async fn change<T>(
+    server: &Server,
+    (low, high): (u16, u16),
+    mut make: impl FnMut(&mut Bitmap) -> Result<T, Failure>,
+) -> Result<T, Failure> {
     let storage = &server.caches.storage;
     let key = storage.key(PATH);
     let (mut bitmap, mut revision) = read(server).await.map_err(unavailable)?;
@@ -90,7 +94,11 @@ async fn change<T>(server: &Server, (low, high): (u16, u16), mut make: impl FnMu
             "range": format!("{low}-{high}"), "data": STANDARD.encode(next.encode()),
         });
         let bytes = object.to_string();
-        let result = if revision == 0 { storage.create(&key, bytes.as_bytes(), None).await } else { storage.update(&key, revision, bytes.as_bytes(), None).await };
+        let result = if revision == 0 {
+            storage.create(&key, bytes.as_bytes(), None).await
+        } else {
+            storage.update(&key, revision, bytes.as_bytes(), None).await
+        };
         match result {
             Ok(_) => return Ok(out),
             Err(Error::Changed(Some(found))) => (bitmap, revision) = (parse(&found.value), found.revision),
@@ -121,7 +129,11 @@ fn choose(bitmap: &mut Bitmap, (low, high): (u16, u16), needs: &[Need]) -> Resul
         };
         if let Some(port) = need.port {
             if !(low..=high).contains(&port) {
-                return Err(port_failure(&path, port, &format!("provided port is not in the valid range. The range of valid ports is {low}-{high}")));
+                return Err(port_failure(
+                    &path,
+                    port,
+                    &format!("provided port is not in the valid range. The range of valid ports is {low}-{high}"),
+                ));
             }
             let bit = usize::from(port - low);
             if bitmap.has(bit) {

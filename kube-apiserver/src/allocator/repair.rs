@@ -45,7 +45,8 @@ async fn round(server: &Server, (old_addresses, old_ports): &(HashSet<String>, H
     for mark in &marked {
         let name = metadata::name(mark).to_owned();
         known.insert(name.clone());
-        let ours = mark.pointer("/metadata/labels/ipaddress.kubernetes.io~1managed-by").and_then(Value::as_str) == Some("ipallocator.k8s.io");
+        let ours = mark.pointer("/metadata/labels/ipaddress.kubernetes.io~1managed-by").and_then(Value::as_str)
+            == Some("ipallocator.k8s.io");
         if ours && !holders.contains_key(&name) {
             if old_addresses.contains(&name)
                 && let Ok(address) = name.parse()

@@ -60,12 +60,14 @@ async fn collect(server: &Arc<Server>, own: &str) {
     let table = server.table.load_full();
     let Some(served) = table.any_version("coordination.k8s.io", "leases").cloned() else { return };
     for lease in server.caches.list("coordination.k8s.io", "leases", Some("kube-system")) {
-        let ours = lease.pointer("/metadata/labels").and_then(|labels| labels.get(LABEL)).and_then(Value::as_str) == Some("kube-apiserver");
+        let ours = lease.pointer("/metadata/labels").and_then(|labels| labels.get(LABEL)).and_then(Value::as_str)
+            == Some("kube-apiserver");
         let name = metadata::name(&lease).to_owned();
         if !ours || name == own {
             continue;
         }
-        let renewed: Option<Timestamp> = lease.pointer("/spec/renewTime").and_then(Value::as_str).and_then(|time| time.parse().ok());
+        let renewed: Option<Timestamp> =
+            lease.pointer("/spec/renewTime").and_then(Value::as_str).and_then(|time| time.parse().ok());
         let age = renewed.map_or(i64::MAX, |renewed| Timestamp::now().as_second() - renewed.as_second());
         if age > DURATION_SECONDS {
             let mut call = Call::internal(server, &served, "delete", "kube-system", &name);

@@ -40,6 +40,23 @@ pub struct Entry {
 struct More {
     parsed: OnceLock<Arc<Value>>,
     encoded: parking_lot::Mutex<Vec<(u32, Bytes)>>,
+    rows: parking_lot::Mutex<Vec<(u32, Arc<Row>)>>,
+}
+
+/// A Table row of an object, as far as it does not change with time.
+pub struct Row {
+    /// The encoded cells, with commas; ages are put between them.
+    pub cells: Vec<Cell>,
+    /// Where the object's metadata stands in its document.
+    pub metadata: std::ops::Range<usize>,
+}
+
+/// A run of encoded cells, or one that tells an age.
+pub enum Cell {
+    /// Encoded cells.
+    Text(Box<[u8]>),
+    /// Unix seconds since when.
+    Age(i64),
 }
 
 /// Why a stored value is not an object.
@@ -197,6 +214,26 @@ impl Entry {
         let bytes = make(self)?;
         more.encoded.lock().push((form, bytes.clone()));
         Ok(bytes)
+    }
+
+    /// The object's Table row for the resource number `form`, made once and kept; `None` where all of it changes with time.
+    pub fn row(&self, form: u32, make: impl FnOnce(&Self) -> Option<Row>) -> Option<Arc<Row>> {
+        let more = self.more();
+        if let Some((_, row)) = more.rows.lock().iter().find(|(have, _)| *have == form) {
+            return Some(row.clone());
+        }
+        let row = Arc::new(make(self)?);
+        more.rows.lock().push((form, row.clone()));
+        Some(row)
+    }
+
+    /// Where the metadata stands in the document.
+    pub fn metadata_range(&self) -> Option<std::ops::Range<usize>> {
+        let document = self.json_slice();
+        let (metadata, _) = Extract::none().read(document).ok()?;
+        let text = metadata?.get();
+        let start = text.as_ptr() as usize - document.as_ptr() as usize;
+        Some(start..start + text.len())
     }
 
     fn more(&self) -> &More {

@@ -9,6 +9,9 @@ use serde_json::{Map, Value};
 /// How a resource computes a selectable field from an object.
 pub type FieldOf = fn(&Value) -> String;
 
+/// The metadata as it stands in a document, and the values of the selectable fields.
+pub(super) type Parts<'a> = (Option<&'a RawValue>, Box<[Box<str>]>);
+
 /// What one resource's entries need from a document.
 pub struct Extract {
     fields: Vec<FieldOf>,
@@ -74,7 +77,7 @@ impl Extract {
     }
 
     /// The metadata as it stands in `document`, and the selectable fields' values.
-    pub(super) fn read<'a>(&self, document: &'a [u8]) -> Result<(Option<&'a RawValue>, Box<[Box<str>]>), serde_json::Error> {
+    pub(super) fn read<'a>(&self, document: &'a [u8]) -> Result<Parts<'a>, serde_json::Error> {
         let mut reader = serde_json::Deserializer::from_slice(document);
         let (metadata, kept) = Top { keep: &self.keep }.deserialize(&mut reader)?;
         reader.end()?;
@@ -195,7 +198,8 @@ mod tests {
             object.to_string()
         }
         let extract = Extract::new(&[("spec.nodeName", node), ("type", whole)]);
-        let document = br#"{"metadata":{"name":"x"},"spec":{"nodeName":"n","containers":[1,{"a":2}]},"type":"Warning","status":7}"#;
+        let document =
+            br#"{"metadata":{"name":"x"},"spec":{"nodeName":"n","containers":[1,{"a":2}]},"type":"Warning","status":7}"#;
         let (metadata, fields) = extract.read(document).unwrap();
         assert_eq!(metadata.unwrap().get(), r#"{"name":"x"}"#);
         assert_eq!(&*fields[0], "n");

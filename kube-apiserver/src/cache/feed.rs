@@ -130,10 +130,7 @@ async fn load(caches: &Caches) -> Result<(), Error> {
 async fn follow(caches: &Caches, last: &mut Option<Stored>) -> Result<(), Broken> {
     let prefix = caches.storage.prefix().to_owned();
     let end = format!("{}0", prefix.trim_end_matches('/'));
-    let options = WatchOptions::new()
-        .with_range(end)
-        .with_start_revision(caches.revision().cast_signed() + 1)
-        .with_fragment();
+    let options = WatchOptions::new().with_range(end).with_start_revision(caches.revision().cast_signed() + 1).with_fragment();
     let mut client = caches.storage.client().watch_client().max_decoding_message_size(usize::MAX);
     let mut stream = client.watch(prefix.clone(), Some(options)).await.map_err(Error::from)?;
     let by_path = caches.by_path.load_full();

@@ -59,7 +59,8 @@ impl Lister for Caches {
 
     fn list(&self, group: &str, resource: &str, namespace: Option<&str>) -> Vec<Arc<Value>> {
         let Some(known) = self.known(group, resource) else { return Vec::new() };
-        let scope = namespace.filter(|_| known.cache.namespaced).map_or(Scope::All, |namespace| Scope::Namespace(namespace.to_owned()));
+        let scope =
+            namespace.filter(|_| known.cache.namespaced).map_or(Scope::All, |namespace| Scope::Namespace(namespace.to_owned()));
         let snapshot = known.cache.snapshot(0);
         snapshot.from(&scope, None).map(|entry| if known.keep { entry.parsed() } else { Arc::new(entry.parse()) }).collect()
     }

@@ -144,7 +144,7 @@ impl ResourceCache {
     }
 
     /// How many objects there are.
-    pub fn len(&self) -> usize {
+    pub fn objects(&self) -> usize {
         self.inner.read().items.len()
     }
 

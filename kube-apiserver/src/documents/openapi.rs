@@ -33,26 +33,32 @@ pub(super) fn v2(server: &Arc<Server>, table: &Table, headers: &HeaderMap) -> Re
             response.headers_mut().remove(CONTENT_TYPE);
             return Ok(response);
         }
-        Some(false) => {
-            server.documents.get("openapi/v2", || Ok(Document::new("application/json", openapi::v2(&groups(table)).to_string())))?
-        }
-        Some(true) => server.documents.get("openapi/v2 protobuf", || {
-            Ok(Document::new(V2_PROTOBUF, openapi::v2_protobuf(&openapi::v2(&groups(table)))))
-        })?,
+        Some(false) => server
+            .documents
+            .get("openapi/v2", || Ok(Document::new("application/json", openapi::v2(&groups(table)).to_string())))?,
+        Some(true) => server
+            .documents
+            .get("openapi/v2 protobuf", || Ok(Document::new(V2_PROTOBUF, openapi::v2_protobuf(&openapi::v2(&groups(table))))))?,
     };
     Ok(serve(headers, &document))
 }
 
 /// `/openapi/v3`: where the documents of each group and version are.
 pub(super) fn v3_index(server: &Arc<Server>, table: &Table, headers: &HeaderMap) -> Result<Response, Status> {
-    let document = server.documents.get("openapi/v3", || {
-        Ok(Document::new("text/plain; charset=utf-8", openapi::v3_root(&groups(table)).to_string()))
-    })?;
+    let document = server
+        .documents
+        .get("openapi/v3", || Ok(Document::new("text/plain; charset=utf-8", openapi::v3_root(&groups(table)).to_string())))?;
     Ok(serve(headers, &document))
 }
 
 /// `/openapi/v3/<path>`: one group and version. With the right `hash` it may be kept forever; another hash leads to the right one.
-pub(super) fn v3(server: &Arc<Server>, table: &Table, headers: &HeaderMap, path: &str, query: &Query) -> Result<Response, Status> {
+pub(super) fn v3(
+    server: &Arc<Server>,
+    table: &Table,
+    headers: &HeaderMap,
+    path: &str,
+    query: &Query,
+) -> Result<Response, Status> {
     let groups = groups(table);
     let index = openapi::v3_index(&groups);
     let Some((_, hash)) = index.iter().find(|(known, _)| known == path) else {

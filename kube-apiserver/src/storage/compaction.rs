@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use etcd_client::{Compare, CompareOp, CompactionOptions, Txn, TxnOp, TxnOpResponse};
+use etcd_client::{CompactionOptions, Compare, CompareOp, Txn, TxnOp, TxnOpResponse};
 use tracing::{debug, warn};
 
 use super::{Error, Storage, revision_of, timed};

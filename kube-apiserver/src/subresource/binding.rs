@@ -63,7 +63,10 @@ pub(super) async fn bind(call: &mut Call, binding: &mut Value, options: &WriteOp
         let Some(old) = old else { return Err(Status::not_found("", "pods", &name)) };
         let conflict = |why: String| Err(Status::conflict("", "pods/binding", &name, why));
         if !uid.is_empty() && uid != metadata::text(old, "uid") {
-            return conflict(format!("Precondition failed: UID in precondition: {uid}, UID in object meta: {}", metadata::text(old, "uid")));
+            return conflict(format!(
+                "Precondition failed: UID in precondition: {uid}, UID in object meta: {}",
+                metadata::text(old, "uid")
+            ));
         }
         if !version.is_empty() && version != metadata::text(old, "resourceVersion") {
             return conflict(metadata::MODIFIED.to_owned());

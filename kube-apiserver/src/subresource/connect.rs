@@ -47,7 +47,17 @@ pub(super) async fn connect(call: &mut Call) -> Result<Response, Status> {
 }
 
 /// Headers that end at each hop.
-const HOP: &[&str] = &["connection", "keep-alive", "proxy-authenticate", "proxy-authorization", "te", "trailer", "transfer-encoding", "upgrade", "host"];
+const HOP: &[&str] = &[
+    "connection",
+    "keep-alive",
+    "proxy-authenticate",
+    "proxy-authorization",
+    "te",
+    "trailer",
+    "transfer-encoding",
+    "upgrade",
+    "host",
+];
 
 /// Copies headers that may travel further.
 pub(super) fn forwarded(headers: &HeaderMap) -> HeaderMap {
@@ -75,7 +85,8 @@ async fn upgrade(call: &mut Call, kubelet: &Kubelet, path: &str) -> Result<Respo
     let mut response = call.server.kubelets.send(&kubelet.host, kubelet.port, request).await.map_err(reach)?;
     join(client, &mut response, call.server.tasks.token())?;
     let (parts, body) = response.into_parts();
-    let mut out = http::Response::new(if parts.status == StatusCode::SWITCHING_PROTOCOLS { Body::empty() } else { Body::Proxied(body) });
+    let mut out =
+        http::Response::new(if parts.status == StatusCode::SWITCHING_PROTOCOLS { Body::empty() } else { Body::Proxied(body) });
     *out.status_mut() = parts.status;
     *out.headers_mut() = parts.headers;
     Ok(out)

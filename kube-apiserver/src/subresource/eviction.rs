@@ -72,7 +72,9 @@ async fn ask_budget(call: &mut Call, namespace: &str, pod: &Value, dry_run: bool
     let budgets: Vec<Value> = snapshot
         .from(&Scope::Namespace(namespace.to_owned()), None)
         .map(|entry| entry.parse())
-        .filter(|budget| LabelSelector::from_object(&budget["spec"]["selector"]).is_ok_and(|selector| selector.matches_object(pod)))
+        .filter(|budget| {
+            LabelSelector::from_object(&budget["spec"]["selector"]).is_ok_and(|selector| selector.matches_object(pod))
+        })
         .collect();
     let budget = match budgets.as_slice() {
         [] => return Ok(()),
@@ -96,15 +98,8 @@ async fn ask_budget(call: &mut Call, namespace: &str, pod: &Value, dry_run: bool
     let name = metadata::name(budget).to_owned();
     let pod_name = metadata::name(pod).to_owned();
     let options = WriteOptions { dry_run, ..super::binding::no_options() };
-    let change = Change {
-        served: &served,
-        namespace,
-        name: &name,
-        subresource: "status",
-        options: &options,
-        create: false,
-        bare: true,
-    };
+    let change =
+        Change { served: &served, namespace, name: &name, subresource: "status", options: &options, create: false, bare: true };
     let now = timestamp(call.now);
     write::change(call, &change, |_, old| {
         let Some(old) = old else { return Err(Status::not_found("policy", "poddisruptionbudgets", &name)) };

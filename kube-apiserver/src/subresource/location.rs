@@ -28,9 +28,11 @@ pub(super) async fn pod(call: &Call) -> Result<Arc<Value>, Status> {
 
 /// The kubelet of a node.
 pub(super) fn kubelet(call: &Call, node: &str) -> Result<Kubelet, Status> {
-    let object = call.server.caches.get("", "nodes", "", node).ok_or_else(|| Status::not_found("", call.served.plural(), node))?;
-    address(&object, &call.server.config.kubelet_address_types)
-        .ok_or_else(|| Status::internal(format!("no preferred addresses found; known addresses: {}", object["status"]["addresses"])))
+    let object =
+        call.server.caches.get("", "nodes", "", node).ok_or_else(|| Status::not_found("", call.served.plural(), node))?;
+    address(&object, &call.server.config.kubelet_address_types).ok_or_else(|| {
+        Status::internal(format!("no preferred addresses found; known addresses: {}", object["status"]["addresses"]))
+    })
 }
 
 fn address(node: &Value, preferred: &[String]) -> Option<Kubelet> {
@@ -59,7 +61,8 @@ pub(super) fn container(pod: &Value, asked: &str) -> Result<String, Status> {
         let list = pod.pointer(pointer).and_then(Value::as_array);
         list.map(|list| list.iter().filter_map(|container| container["name"].as_str()).collect()).unwrap_or_default()
     };
-    let (regular, init, ephemeral) = (names("/spec/containers"), names("/spec/initContainers"), names("/spec/ephemeralContainers"));
+    let (regular, init, ephemeral) =
+        (names("/spec/containers"), names("/spec/initContainers"), names("/spec/ephemeralContainers"));
     let name = metadata::name(pod);
     if !asked.is_empty() {
         if [&regular, &init, &ephemeral].into_iter().any(|list| list.contains(&asked)) {

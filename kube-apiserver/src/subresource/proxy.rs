@@ -78,12 +78,14 @@ pub async fn proxy(call: &mut Call) -> Result<Response, Status> {
     } else {
         kubelets.send_to_workload(&target.host, target.port, target.tls, request).await
     };
-    let mut response = sent.map_err(|error| Status::new(503, "ServiceUnavailable", format!("error trying to reach service: {error}")))?;
+    let mut response =
+        sent.map_err(|error| Status::new(503, "ServiceUnavailable", format!("error trying to reach service: {error}")))?;
     if let Some(client) = client {
         join(client, &mut response, call.server.tasks.token())?;
     }
     let (parts, body) = response.into_parts();
-    let mut out = http::Response::new(if parts.status == StatusCode::SWITCHING_PROTOCOLS { Body::empty() } else { Body::Proxied(body) });
+    let mut out =
+        http::Response::new(if parts.status == StatusCode::SWITCHING_PROTOCOLS { Body::empty() } else { Body::Proxied(body) });
     *out.status_mut() = parts.status;
     let mut headers = parts.headers;
     headers.remove("transfer-encoding");
@@ -113,7 +115,11 @@ fn target(call: &Call) -> Result<Target, Status> {
     match call.served.plural() {
         "nodes" => {
             let found = kubelet(call, name)?;
-            let port = if port.is_empty() { found.port } else { port.parse().map_err(|_| Status::bad_request(format!("invalid port {port:?}")))? };
+            let port = if port.is_empty() {
+                found.port
+            } else {
+                port.parse().map_err(|_| Status::bad_request(format!("invalid port {port:?}")))?
+            };
             Ok(Target { tls: true, host: found.host, port, kubelet: true })
         }
         "pods" => {
@@ -136,19 +142,32 @@ fn target(call: &Call) -> Result<Target, Status> {
             let service = caches.get("", "services", namespace, name).ok_or_else(|| Status::not_found("", "services", name))?;
             let ports = service["spec"]["ports"].as_array().cloned().unwrap_or_default();
             let wanted = ports.iter().find(|row| {
-                port.is_empty() && ports.len() == 1 || row["name"] == port || row["port"].as_u64().is_some_and(|number| number.to_string() == port)
+                port.is_empty() && ports.len() == 1
+                    || row["name"] == port
+                    || row["port"].as_u64().is_some_and(|number| number.to_string() == port)
             });
-            let Some(wanted) = wanted else { return Err(unavailable(format!("no service port {port:?} found for service {name:?}"))) };
+            let Some(wanted) = wanted else {
+                return Err(unavailable(format!("no service port {port:?} found for service {name:?}")));
+            };
             let port_name = wanted["name"].as_str().unwrap_or("");
             let slices = caches.list("discovery.k8s.io", "endpointslices", Some(namespace));
-            let of_service = slices.iter().filter(|slice| slice.pointer("/metadata/labels/kubernetes.io~1service-name").and_then(Value::as_str) == Some(name));
+            let of_service = slices.iter().filter(|slice| {
+                slice.pointer("/metadata/labels/kubernetes.io~1service-name").and_then(Value::as_str) == Some(name)
+            });
             let mut any = false;
             for slice in of_service {
                 any = true;
                 let rows = slice["ports"].as_array().cloned().unwrap_or_default();
-                let Some(number) = rows.iter().find(|row| row["name"].as_str().unwrap_or("") == port_name).and_then(|row| row["port"].as_u64()) else { continue };
+                let Some(number) =
+                    rows.iter().find(|row| row["name"].as_str().unwrap_or("") == port_name).and_then(|row| row["port"].as_u64())
+                else {
+                    continue;
+                };
                 let endpoints = slice["endpoints"].as_array().cloned().unwrap_or_default();
-                let ready: Vec<&Value> = endpoints.iter().filter(|endpoint| endpoint.pointer("/conditions/ready").and_then(Value::as_bool) != Some(false)).collect();
+                let ready: Vec<&Value> = endpoints
+                    .iter()
+                    .filter(|endpoint| endpoint.pointer("/conditions/ready").and_then(Value::as_bool) != Some(false))
+                    .collect();
                 if ready.is_empty() {
                     continue;
                 }

@@ -120,18 +120,15 @@ pub(super) async fn patch(call: &mut Call) -> Result<Response, Status> {
     .await
 }
 
-async fn set(call: &mut Call, options: &WriteOptions, make: impl Fn(&Value) -> Result<Value, Status>) -> Result<Response, Status> {
+async fn set(
+    call: &mut Call,
+    options: &WriteOptions,
+    make: impl Fn(&Value) -> Result<Value, Status>,
+) -> Result<Response, Status> {
     let served = call.served.clone();
     let (namespace, name) = (call.info.namespace.clone(), call.info.name.clone());
-    let change = Change {
-        served: &served,
-        namespace: &namespace,
-        name: &name,
-        subresource: "",
-        options,
-        create: false,
-        bare: false,
-    };
+    let change =
+        Change { served: &served, namespace: &namespace, name: &name, subresource: "", options, create: false, bare: false };
     let written = write::change(call, &change, |_, old| {
         let Some(old) = old else { return Err(Status::not_found(served.group(), served.plural(), &name)) };
         let scale = make(old)?;

@@ -32,7 +32,9 @@ pub(super) async fn create(call: &mut Call) -> Result<Response, Status> {
             metadata::map(&mut request).insert(key.into(), wanted.as_str().into());
         } else if given != *wanted {
             let what = if key == "name" { "name" } else { "namespace" };
-            return Err(Status::bad_request(format!("the {what} of the provided object does not match the {what} sent on the request")));
+            return Err(Status::bad_request(format!(
+                "the {what} of the provided object does not match the {what} sent on the request"
+            )));
         }
     }
     if !request.get("spec").is_some_and(Value::is_object) {

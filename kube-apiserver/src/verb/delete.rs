@@ -101,8 +101,11 @@ impl DeleteOptions {
                 errors.add(ErrorType::NotSupported, &path, policy.as_str(), detail);
             }
         }
-        let dry: Vec<&str> =
-            object.get("dryRun").and_then(Value::as_array).map(|list| list.iter().filter_map(Value::as_str).collect()).unwrap_or_default();
+        let dry: Vec<&str> = object
+            .get("dryRun")
+            .and_then(Value::as_array)
+            .map(|list| list.iter().filter_map(Value::as_str).collect())
+            .unwrap_or_default();
         check_dry_run(&dry, &mut errors);
         if !errors.is_empty() {
             return Err(Status::invalid("meta.k8s.io", "DeleteOptions", "", &errors));
@@ -148,9 +151,8 @@ pub async fn delete(call: &mut Call) -> Result<Response, Status> {
     let served = call.served.clone();
     let (namespace, name) = (call.info.namespace.clone(), call.info.name.clone());
     let deleted = one(call, &served, &namespace, &name, &options).await?;
-    let code = if deleted.waiting && options.propagation.as_deref() == Some("Orphan") { 200 } else { 200 };
     if deleted.waiting || returns_object(&served) {
-        return reply::object(call, code, deleted.object);
+        return reply::object(call, 200, deleted.object);
     }
     let mut details = json!({"name": name, "kind": served.plural(), "uid": metadata::text(&deleted.object, "uid")});
     if !served.group().is_empty() {
@@ -159,7 +161,7 @@ pub async fn delete(call: &mut Call) -> Result<Response, Status> {
     let accept = call.accept(Offers::All)?;
     let mut accept = accept;
     accept.shape = negotiate::Shape::Object;
-    Ok(reply::tree(code, &reply::success(200, Some(details)), accept))
+    Ok(reply::tree(200, &reply::success(200, Some(details)), accept))
 }
 
 /// Kinds whose removal is answered with the object, not with a Status. Upstream: ReturnDeletedObject.
@@ -200,7 +202,13 @@ pub struct Deleted {
 ///
 /// # Errors
 /// 403, 404, 409 and those of etcd.
-pub async fn one(call: &mut Call, served: &std::sync::Arc<Served>, namespace: &str, name: &str, options: &DeleteOptions) -> Result<Deleted, Status> {
+pub async fn one(
+    call: &mut Call,
+    served: &std::sync::Arc<Served>,
+    namespace: &str,
+    name: &str,
+    options: &DeleteOptions,
+) -> Result<Deleted, Status> {
     let server = call.server.clone();
     let mut from_cache = true;
     let mut now = write::cached(served, namespace, name);
@@ -272,7 +280,13 @@ enum Step {
 }
 
 /// What a delete does to an object in this state.
-async fn step(call: &mut Call, served: &std::sync::Arc<Served>, old: &Value, name: &str, options: &DeleteOptions) -> Result<Step, Status> {
+async fn step(
+    call: &mut Call,
+    served: &std::sync::Arc<Served>,
+    old: &Value,
+    name: &str,
+    options: &DeleteOptions,
+) -> Result<Step, Status> {
     let server = call.server.clone();
     let kind = &served.resource.names.kind;
     let (uid, version) = (metadata::text(old, "uid"), metadata::text(old, "resourceVersion"));
@@ -338,7 +352,13 @@ fn finalized(call: &Call, served: &Served, mut object: Value, options: &DeleteOp
     if foreground {
         finalizers.push(FOREGROUND.to_owned());
     }
-    let same = { let mut a = before.clone(); let mut b = finalizers.clone(); a.sort(); b.sort(); a == b };
+    let same = {
+        let mut a = before.clone();
+        let mut b = finalizers.clone();
+        a.sort();
+        b.sort();
+        a == b
+    };
     if same {
         finalizers = before;
     } else if finalizers.is_empty() {
@@ -370,7 +390,8 @@ fn finalized(call: &Call, served: &Served, mut object: Value, options: &DeleteOp
 }
 
 fn raise_generation(object: &mut Value) {
-    if let Some(generation) = object.pointer("/metadata/generation").and_then(Value::as_i64).filter(|generation| *generation > 0) {
+    if let Some(generation) = object.pointer("/metadata/generation").and_then(Value::as_i64).filter(|generation| *generation > 0)
+    {
         object["metadata"]["generation"] = (generation + 1).into();
     }
 }

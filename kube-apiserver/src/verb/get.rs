@@ -19,7 +19,8 @@ pub async fn get(call: &Call) -> Result<Response, Status> {
     let accept = call.accept(Offers::All)?;
     let cache = call.cache()?;
     let caches = &call.server.caches;
-    let wanted = revision(call.query.get("resourceVersion")).map_err(|why| Status::bad_request(format!("invalid resource version: {why}")))?;
+    let wanted = revision(call.query.get("resourceVersion"))
+        .map_err(|why| Status::bad_request(format!("invalid resource version: {why}")))?;
     caches.ready().await?;
     if !call.query.get("resourceVersion").is_empty() {
         caches.reach(wanted).await?;
@@ -29,7 +30,8 @@ pub async fn get(call: &Call) -> Result<Response, Status> {
         let Ok((found, _)) = caches.storage.get(&path).await else { return Err(error) };
         let stored = found.ok_or_else(|| call.not_found())?;
         let document = crate::codec::stored_json(&stored.value).map_err(Status::internal)?;
-        return reply::written(call, 200, &document, stored.revision).map_err(|_| unavailable(crate::storage::Error::Unavailable(error.message)));
+        return reply::written(call, 200, &document, stored.revision)
+            .map_err(|_| unavailable(crate::storage::Error::Unavailable(error.message)));
     }
     let entry = cache.get(&call.served.key(&call.info.namespace, &call.info.name)).ok_or_else(|| call.not_found())?;
     reply::entry(call, accept, &entry)

@@ -51,7 +51,10 @@ pub fn select(call: &Call, cache: &ResourceCache, options: &ListOptions) -> Resu
     let in_namespace = names.namespaced && !namespace.is_empty();
     let by_field = || {
         let index = cache.selectable.iter().position(|key| *key == "spec.nodeName")?;
-        fields.iter().find(|want| want.equal && want.field == Field::Other(index)).map(|want| Scope::Field(index, want.value.clone()))
+        fields
+            .iter()
+            .find(|want| want.equal && want.field == Field::Other(index))
+            .map(|want| Scope::Field(index, want.value.clone()))
     };
     let scope = if !name.is_empty() && (in_namespace || !names.namespaced) {
         Scope::Name(call.served.key(namespace, name))
@@ -84,13 +87,19 @@ pub async fn list(call: &Call) -> Result<Response, Status> {
     let selection = Selection { snapshot, scope, filter: Arc::new(filter), after, limit: options.limit };
     match (accept.shape, accept.encoding) {
         (Shape::Object | Shape::MetadataList(_), Encoding::Json) if !accept.pretty => streamed(call, accept, selection),
+        (Shape::Table(beta), Encoding::Json) if !accept.pretty => table(call, beta, selection),
         (Shape::Object, Encoding::Protobuf) => protobuf(call, selection),
         _ => gathered(call, accept, &selection),
     }
 }
 
 /// The snapshot that the list reads, and the key it starts after.
-async fn open(call: &Call, cache: &ResourceCache, options: &ListOptions, scope: &Scope) -> Result<(Snapshot, Option<String>), Status> {
+async fn open(
+    call: &Call,
+    cache: &ResourceCache,
+    options: &ListOptions,
+    scope: &Scope,
+) -> Result<(Snapshot, Option<String>), Status> {
     let caches = &call.server.caches;
     caches.ready().await?;
     if !options.continue_token.is_empty() {
@@ -111,7 +120,8 @@ async fn open(call: &Call, cache: &ResourceCache, options: &ListOptions, scope: 
             Err(status) => Err(status),
         };
     }
-    let wanted = revision(&options.resource_version).map_err(|why| Status::bad_request(format!("invalid resource version: {why}")))?;
+    let wanted =
+        revision(&options.resource_version).map_err(|why| Status::bad_request(format!("invalid resource version: {why}")))?;
     if options.resource_version.is_empty() {
         caches.fresh().await?;
         return Ok((caches.snapshot(cache), None));
@@ -317,17 +327,39 @@ fn streamed(call: &Call, accept: Accept, selection: Selection) -> Result<Respons
     let mut head = BytesMut::with_capacity(256);
     head.put_slice(format!(r#"{{"kind":"{kind}","apiVersion":"{api_version}","metadata":{metadata},"items":["#).as_bytes());
     let served = call.served.clone();
+    Ok(pieces(selection, found, head, accept.encoding, move |entry, out| {
+        if accept == Accept::JSON && !served.converted {
+            out.extend_from_slice(entry.json_slice());
+        } else {
+            out.extend_from_slice(&reply::entry_bytes(&served, accept, entry)?);
+        }
+        Ok(())
+    }))
+}
+
+/// A response of `head`, the objects as `write` encodes them with commas, and `]}`: whole where it is small, else streamed.
+/// An object that cannot be encoded is left out, with a line in the log.
+fn pieces(
+    selection: Selection,
+    found: Option<Vec<Arc<Entry>>>,
+    head: BytesMut,
+    encoding: Encoding,
+    write: impl Fn(&Entry, &mut BytesMut) -> Result<(), Status> + Send + 'static,
+) -> Response {
     let mut cursor = Cursor::new(selection, found);
     let mut first = true;
     let mut piece = move |mut buffer: BytesMut| -> (Bytes, bool) {
         cursor.fill(|entry| {
-            if !std::mem::replace(&mut first, false) {
+            let before = buffer.len();
+            if !first {
                 buffer.put_u8(b',');
             }
-            if accept == Accept::JSON && !served.converted {
-                buffer.extend_from_slice(entry.json_slice());
-            } else if let Ok(bytes) = reply::entry_bytes(&served, accept, entry) {
-                buffer.extend_from_slice(&bytes);
+            match write(entry, &mut buffer) {
+                Ok(()) => first = false,
+                Err(error) => {
+                    buffer.truncate(before);
+                    tracing::error!(key = entry.key(), err = %error, "Cannot encode an object of a list");
+                }
             }
             buffer.len() >= PIECE
         });
@@ -338,7 +370,7 @@ fn streamed(call: &Call, accept: Accept, selection: Selection) -> Result<Respons
     };
     let (bytes, done) = piece(head);
     if done {
-        return Ok(reply::raw(200, accept.encoding.media_type(), bytes));
+        return reply::raw(200, encoding.media_type(), bytes);
     }
     let rest = stream::unfold(Some((Some(bytes), piece)), |state| async move {
         let (ready, mut piece) = state?;
@@ -348,7 +380,7 @@ fn streamed(call: &Call, accept: Accept, selection: Selection) -> Result<Respons
         let (bytes, done) = piece(BytesMut::with_capacity(PIECE + PIECE / 4));
         Some((bytes, (!done).then_some((None, piece))))
     });
-    Ok(reply::raw(200, accept.encoding.media_type(), Body::stream(rest)))
+    reply::raw(200, encoding.media_type(), Body::stream(rest))
 }
 
 /// Protobuf: the list's message inside the envelope, whose length stands in front, so the items' encodings are made first (and kept).
@@ -399,7 +431,22 @@ fn protobuf(call: &Call, selection: Selection) -> Result<Response, Status> {
     Ok(reply::raw(200, Encoding::Protobuf.media_type(), Body::stream(rest)))
 }
 
-/// Tables, YAML, indented JSON: built as one tree.
+/// Tables.
+fn table(call: &Call, beta: bool, selection: Selection) -> Result<Response, Status> {
+    let include = tabular::include(call)?;
+    let (found, page) = paginate(&selection);
+    let metadata = page.metadata(selection.snapshot.revision);
+    let empty = tabular::head(&call.served, tabular::version(beta), metadata, true).to_string();
+    // `…,"rows":[` — the rows are the last member.
+    let head = empty.strip_suffix("]}").ok_or_else(|| Status::internal("a Table ends with its rows"))?;
+    let served = call.served.clone();
+    let now = call.unix();
+    Ok(pieces(selection, found, BytesMut::from(head.as_bytes()), Encoding::Json, move |entry, out| {
+        tabular::write_row(&served, include, entry, now, out)
+    }))
+}
+
+/// YAML and indented JSON: built as one tree.
 fn gathered(call: &Call, accept: Accept, selection: &Selection) -> Result<Response, Status> {
     let (found, page) = paginate(selection);
     let found = found.unwrap_or_else(|| {
@@ -413,12 +460,12 @@ fn gathered(call: &Call, accept: Accept, selection: &Selection) -> Result<Respon
             let object = codec::from_stored(&call.served, entry.json_slice())?;
             Ok(tabular::row_of(&call.served, include, &object, &object, call.unix()))
         });
-        let rows = rows.collect::<Result<Vec<_>, Status>>()?;
         let mut table = tabular::head(&call.served, tabular::version(beta), metadata, true);
-        table["rows"] = rows.into();
+        table["rows"] = rows.collect::<Result<Vec<_>, Status>>()?.into();
         table
     } else {
-        let items = found.iter().map(|entry| Ok(reply::shaped(codec::from_stored(&call.served, entry.json_slice())?, accept.shape)));
+        let items =
+            found.iter().map(|entry| Ok(reply::shaped(codec::from_stored(&call.served, entry.json_slice())?, accept.shape)));
         let items = items.collect::<Result<Vec<_>, Status>>()?;
         let (kind, api_version) = list_kind(call, accept.shape);
         json!({"kind": kind, "apiVersion": api_version, "metadata": metadata, "items": items})

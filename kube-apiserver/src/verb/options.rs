@@ -122,7 +122,11 @@ pub fn revision(text: &str) -> Result<u64, String> {
         return Ok(0);
     }
     text.parse().map_err(|_| {
-        let why = if !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()) { "value out of range" } else { "invalid syntax" };
+        let why = if !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()) {
+            "value out of range"
+        } else {
+            "invalid syntax"
+        };
         format!("resourceVersion: Invalid value: {text:?}: strconv.ParseUint: parsing {text:?}: {why}")
     })
 }

@@ -94,7 +94,9 @@ fn applied(call: &mut Call, served: &Served, body: &Bytes, options: &WriteOption
             FieldValidation::Warn => call.warnings.extend(document.duplicates),
             FieldValidation::Strict => {
                 let all = document.duplicates.join("\n  ");
-                return Err(Status::bad_request(format!("error strict decoding YAML: error converting YAML to JSON: yaml: unmarshal errors:\n  {all}")));
+                return Err(Status::bad_request(format!(
+                    "error strict decoding YAML: error converting YAML to JSON: yaml: unmarshal errors:\n  {all}"
+                )));
             }
         }
     }

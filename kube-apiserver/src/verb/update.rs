@@ -47,7 +47,9 @@ pub async fn update(call: &mut Call) -> Result<Response, Status> {
 /// 400 where not.
 pub fn check_name(path: &str, body: &str) -> Result<(), Status> {
     if body.is_empty() {
-        return Err(Status::bad_request(format!("the name of the object ({path} based on URL) was undeterminable: name must be provided")));
+        return Err(Status::bad_request(format!(
+            "the name of the object ({path} based on URL) was undeterminable: name must be provided"
+        )));
     }
     if body != path {
         return Err(Status::bad_request(format!("the name of the object ({body}) does not match the name on the URL ({path})")));

@@ -111,10 +111,14 @@ pub async fn watch(call: &Call) -> Result<Response, Status> {
         Encoding::Protobuf => "application/vnd.kubernetes.protobuf;stream=watch",
         _ => "application/json",
     };
-    Ok(reply::raw(200, content_type, Body::stream(stream::unfold(state, |mut state| async move {
-        let bytes = state.next().await?;
-        Some((bytes, state))
-    }))))
+    Ok(reply::raw(
+        200,
+        content_type,
+        Body::stream(stream::unfold(state, |mut state| async move {
+            let bytes = state.next().await?;
+            Some((bytes, state))
+        })),
+    ))
 }
 
 /// When the next bookmark is due: after `pause`, but once shortly before the end, so that the client goes on from there.
@@ -353,9 +357,8 @@ impl Frames {
     /// A frame around a tree.
     fn frame(&self, kind: &str, object: &Value) -> Bytes {
         match self.accept.encoding {
-            Encoding::Protobuf => codec::protobuf_frame(kind, object).unwrap_or_else(|error| {
-                codec::protobuf_frame("ERROR", &error.to_value()).unwrap_or_default()
-            }),
+            Encoding::Protobuf => codec::protobuf_frame(kind, object)
+                .unwrap_or_else(|error| codec::protobuf_frame("ERROR", &error.to_value()).unwrap_or_default()),
             _ => Bytes::from(format!("{}\n", json!({"type": kind, "object": object}))),
         }
     }
@@ -375,7 +378,9 @@ impl Frames {
                 }
                 object
             }
-            Shape::Metadata(beta) | Shape::MetadataList(beta) => json!({"kind": "PartialObjectMetadata", "apiVersion": tabular::version(beta), "metadata": metadata}),
+            Shape::Metadata(beta) | Shape::MetadataList(beta) => {
+                json!({"kind": "PartialObjectMetadata", "apiVersion": tabular::version(beta), "metadata": metadata})
+            }
             Shape::Table(beta) => {
                 let row = json!({"cells": [], "object": {"kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1", "metadata": metadata}});
                 let mut table = tabular::head(

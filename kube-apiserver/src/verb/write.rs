@@ -90,7 +90,10 @@ pub struct Written {
 pub async fn create(call: &mut Call, served: &Arc<Served>, mut object: Value, options: &WriteOptions) -> Result<Written, Status> {
     let context = call.context();
     let server = call.server.clone();
-    if object.pointer("/metadata/resourceVersion").and_then(Value::as_str).is_some_and(|version| !version.is_empty() && version != "0")
+    if object
+        .pointer("/metadata/resourceVersion")
+        .and_then(Value::as_str)
+        .is_some_and(|version| !version.is_empty() && version != "0")
         && !options.dry_run
     {
         return Err(Status::internal("resourceVersion should not be set on objects to be created"));
@@ -299,7 +302,11 @@ where
     if version.is_empty() || version == "0" {
         if !strategy.allow_unconditional_update() && !change.bare && subresource.is_empty() {
             let mut errors = api::field::Errors::new();
-            errors.invalid(&api::field::Path::new("metadata.resourceVersion"), version.as_str(), "must be specified for an update");
+            errors.invalid(
+                &api::field::Path::new("metadata.resourceVersion"),
+                version.as_str(),
+                "must be specified for an update",
+            );
             return Err(Status::invalid(served.group(), &served.resource.names.kind, name, &errors));
         }
     } else if version != now.revision.to_string() {
