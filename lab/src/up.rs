@@ -60,6 +60,9 @@ pub fn up(layout: &Layout, args: &UpArgs) -> Result<()> {
     });
     booted?;
     println!("[lab] {} hosts booted in {:.1} s: {}", state.nodes.len(), started.elapsed().as_secs_f32(), names(&state));
+    let imported = Instant::now();
+    load_images(layout, &state)?;
+    println!("[lab] images imported in {:.1} s", imported.elapsed().as_secs_f32());
     if args.bare {
         println!("[lab] enter one with: rkadm lab enter {}", state.nodes[0].name);
         return Ok(());
@@ -70,6 +73,32 @@ pub fn up(layout: &Layout, args: &UpArgs) -> Result<()> {
     fs::write(&kubeconfig, status::kubeconfig_text(layout, &state)?)?;
     println!("[lab] use it with: export KUBECONFIG={}", kubeconfig.display());
     Ok(())
+}
+
+/// Gives every host every image archive, also those that a cluster does not need by itself: a lab cannot pull.
+fn load_images(layout: &Layout, state: &State) -> Result<()> {
+    let mut archives: Vec<String> = fs::read_dir(&state.images)?
+        .flatten()
+        .filter_map(|entry| entry.file_name().into_string().ok())
+        .filter(|name| name.ends_with(".tar"))
+        .collect();
+    archives.sort();
+    std::thread::scope(|scope| {
+        let hosts: Vec<_> = state
+            .nodes
+            .iter()
+            .map(|host| {
+                let archives = &archives;
+                scope.spawn(move || {
+                    archives.iter().try_for_each(|archive| {
+                        let path = format!("/usr/share/rk/images/{archive}");
+                        enter::output(layout, &host.name, &["ctr", "-n", "k8s.io", "images", "import", &path]).map(drop)
+                    })
+                })
+            })
+            .collect();
+        hosts.into_iter().try_for_each(|host| host.join().unwrap_or_else(|_| bail!("an import panicked")))
+    })
 }
 
 fn names(state: &State) -> String {
