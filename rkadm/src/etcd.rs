@@ -88,7 +88,7 @@ pub async fn promote(client: &mut Client, id: u64, timeout: Duration) -> anyhow:
     loop {
         match client.member_promote(id).await {
             Ok(_) => return Ok(()),
-            Err(error) if error.to_string().contains("can only promote a learner") => return Ok(()),
+            Err(error) if is_voter(&error.to_string()) => return Ok(()),
             Err(error) if started.elapsed() > timeout => {
                 return Err(error).context(
                     "this host's etcd did not catch up with the cluster: see its log in /var/log/pods/kube-system_etcd-*; `rkadm reset` takes \
@@ -103,6 +103,12 @@ pub async fn promote(client: &mut Client, id: u64, timeout: Duration) -> anyhow:
     }
 }
 
+/// Whether promotion failed because the member votes already (a former try promoted it). "… which is in sync with leader" is the other
+/// case: a learner that has not caught up yet.
+fn is_voter(message: &str) -> bool {
+    message.contains("can only promote a learner member") && !message.contains("in sync")
+}
+
 /// Removes the member that is reached at `peer`, unless it is the last one. Says whether it did.
 pub async fn remove(client: &mut Client, peer: &str) -> anyhow::Result<bool> {
     let list = client.member_list().await.context("cannot list etcd's members")?;
@@ -114,4 +120,18 @@ pub async fn remove(client: &mut Client, peer: &str) -> anyhow::Result<bool> {
     }
     client.member_remove(own.id()).await.context("etcd did not remove the member")?;
     Ok(true)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_learner_that_lags_is_not_taken_for_a_voter() {
+        assert!(is_voter(
+            "grpc request error: status: FailedPrecondition, message: \"etcdserver: can only promote a learner member\""
+        ));
+        assert!(!is_voter("etcdserver: can only promote a learner member which is in sync with leader"));
+        assert!(!is_voter("etcdserver: member not found"));
+    }
 }
