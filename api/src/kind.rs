@@ -192,4 +192,12 @@ mod tests {
             assert!(crate::schema::Schema::builtin(kind.group, kind.version, kind.kind).is_some(), "{kind:?}");
         }
     }
+
+    #[test]
+    fn the_checked_in_tables_are_what_the_generator_writes() {
+        let Some(reference) = crate::reference::folder() else { return };
+        let script = concat!(env!("CARGO_MANIFEST_DIR"), "/generate.py");
+        let run = std::process::Command::new("python3").arg(script).arg(reference).arg("-").output().unwrap();
+        assert!(run.status.success(), "{}", String::from_utf8_lossy(&run.stderr));
+    }
 }
