@@ -50,6 +50,15 @@ impl Backoff {
         entries.insert(key.to_owned(), (delay, now));
     }
 
+    /// Notes what a former process knew: the key had failed `times` before, the last try began at `began`. Nothing where an entry is.
+    pub fn recall(&self, key: &str, times: u32, began: Instant) {
+        if times == 0 {
+            return;
+        }
+        let delay = self.initial.saturating_mul(1 << (times - 1).min(16)).min(self.max);
+        self.entries.lock().entry(key.to_owned()).or_insert((delay, began));
+    }
+
     /// Forgets keys that begin so.
     pub fn forget(&self, prefix: &str) {
         self.entries.lock().retain(|key, _| !key.starts_with(prefix));
@@ -71,6 +80,8 @@ mod tests {
             tokio::time::advance(Duration::from_secs(expected)).await;
             assert!(backoff.remaining("a", failed).is_none());
         }
+        backoff.recall("b", 2, Instant::now());
+        assert_eq!(backoff.remaining("b", Instant::now()).unwrap().1.as_secs(), 20);
         tokio::time::advance(Duration::from_secs(300)).await;
         assert!(backoff.remaining("a", Instant::now()).is_none());
         backoff.next("a", Instant::now());

@@ -71,12 +71,18 @@ pub fn backoff_key(pod: &Pod, container: &Container) -> String {
 /// How long a crashed container must wait still: remaining, and the delay in force.
 pub fn crash_wait(kubelet: &Kubelet, pod: &Pod, container: &Container, runtime: &PodRuntime) -> Option<(Duration, Duration)> {
     let record = runtime.latest(&container.name).filter(|record| record.state == State::Exited)?;
-    kubelet.workers.crash_backoff.remaining(&backoff_key(pod, container), ended_at(record))
+    let key = backoff_key(pod, container);
+    // A crash loop goes on where it was when the kubelet restarts.
+    if record.exit_code != 0 {
+        kubelet.workers.crash_backoff.recall(&key, record.about.restart_count, at(record.started_at));
+    }
+    kubelet.workers.crash_backoff.remaining(&key, at(record.finished_at))
 }
 
-fn ended_at(record: &ContainerRecord) -> Instant {
+/// The runtime's time on our clock.
+fn at(nanos: i64) -> Instant {
     let now = Timestamp::now().as_nanosecond();
-    let ago = u64::try_from(now - i128::from(record.finished_at)).unwrap_or(0);
+    let ago = u64::try_from(now - i128::from(nanos)).unwrap_or(0);
     Instant::now().checked_sub(Duration::from_nanos(ago)).unwrap_or_else(Instant::now)
 }
 
@@ -94,7 +100,7 @@ pub async fn start(scene: &Scene<'_>, container: &Container) -> Result<(), Start
             let message = format!("back-off {} restarting {who}", component::duration::format(delay));
             return Err(StartError { reason: "CrashLoopBackOff".into(), message, retry: wait });
         }
-        kubelet.workers.crash_backoff.next(&backoff_key(pod, container), ended_at(record));
+        kubelet.workers.crash_backoff.next(&backoff_key(pod, container), at(record.finished_at));
     }
     let policy = container.image_pull_policy.as_deref().unwrap_or("IfNotPresent");
     let image = container.image.as_deref().unwrap_or("");

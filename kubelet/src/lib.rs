@@ -9,6 +9,7 @@ pub mod containers;
 pub mod cri;
 pub mod dns;
 pub mod env;
+pub mod eviction;
 pub mod flags;
 pub mod hosts;
 pub mod housekeeping;

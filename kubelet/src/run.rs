@@ -110,6 +110,7 @@ pub async fn start(config: Config, tasks: &Tasks) -> anyhow::Result<Shared> {
     spawn("housekeeping", Box::pin(housekeeping::run(kubelet.clone())));
     spawn("log-rotation", Box::pin(logs::rotate::run(kubelet.clone())));
     spawn("image-gc", Box::pin(crate::image::gc::run(kubelet.clone())));
+    spawn("eviction", Box::pin(crate::eviction::run(kubelet.clone())));
     if api.is_some() {
         kubelet.status.start(&kubelet);
         spawn("node-status", Box::pin(register::run(kubelet.clone(), fixed, turned)));

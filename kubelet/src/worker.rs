@@ -186,7 +186,7 @@ impl Workers {
         drop(handles);
         // A pod that is new since the first look at the runtime has nothing there.
         let fresh = kubelet.node.known_at_start.get().is_some_and(|known| !known.contains(&handle.uid)) && !again;
-        let worker = Worker { kubelet: kubelet.clone(), handle, errors: StartErrors::new(), failures: 0, admitted: false, cgroup_done: false, fresh };
+        let worker = Worker { kubelet: kubelet.clone(), handle, errors: StartErrors::new(), due: HashMap::new(), generation: None, failures: 0, admitted: false, cgroup_done: false, fresh };
         kubelet.tasks.spawn("pod", async move {
             let stop = worker.kubelet.tasks.token();
             stop.run_until_cancelled(worker.run()).await;
@@ -245,6 +245,10 @@ pub struct Worker {
     kubelet: Shared,
     handle: Arc<Handle>,
     errors: StartErrors,
+    /// Before when a container that did not start is not tried again.
+    due: HashMap<String, Instant>,
+    /// The definition that was last worked on: a changed one is tried at once.
+    generation: Option<i64>,
     failures: u32,
     admitted: bool,
     cgroup_done: bool,

@@ -21,7 +21,9 @@ use tokio::net::TcpStream;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
-use tokio_tungstenite::tungstenite::protocol::Role;
+use tokio_tungstenite::tungstenite::Utf8Bytes;
+use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
+use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Role};
 
 use super::spdy::{self, Frame};
 use super::{Body, Call, text};
@@ -302,6 +304,8 @@ const STDERR: u8 = 2;
 const ERROR: u8 = 3;
 const RESIZE: u8 = 4;
 const CLOSE: u8 = 255;
+/// The end of all goes well.
+const NORMAL: CloseFrame = CloseFrame { code: CloseCode::Normal, reason: Utf8Bytes::from_static("") };
 
 async fn translate(mut client: Socket, backend: Upgraded, streams: Streams) {
     let (read, write) = tokio::io::split(TokioIo::new(backend));
@@ -373,7 +377,8 @@ async fn translate(mut client: Socket, backend: Upgraded, streams: Streams) {
             break;
         }
     }
-    let _ = client.close(None).await;
+    // A close without a code is an error to the caller.
+    let _ = client.close(Some(NORMAL)).await;
 }
 
 async fn untunnel(client: Socket, backend: Upgraded) {
@@ -400,6 +405,7 @@ async fn untunnel(client: Socket, backend: Upgraded) {
                 break;
             }
         }
+        let _ = sink.send(Message::Close(Some(NORMAL))).await;
         let _ = sink.close().await;
     };
     tokio::select! {

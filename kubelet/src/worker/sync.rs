@@ -7,6 +7,7 @@ use std::time::Duration;
 use client::events::Kind;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Container, Pod, PodStatus};
+use tokio::time::Instant;
 
 use super::{Next, Request, Stage, Worker};
 use crate::cgroup::values;
@@ -65,20 +66,23 @@ impl Worker {
         }
         crate::probe::sync(&kubelet, pod, &runtime, &told);
         let verdicts = kubelet.probes.verdicts(&uid);
-        let actions = pod_actions(pod, &runtime, &verdicts);
+        let mut actions = pod_actions(pod, &runtime, &verdicts);
         if actions == Actions::default() {
             self.failures = 0;
             self.errors.clear();
+            self.due.clear();
             self.collect_dead(pod, &runtime).await;
             self.refresh(pod, &runtime).await;
             return Next::After(self.until_next(pod, &told));
         }
-        let nothing_else = actions.kill.is_empty() && !actions.kill_pod && !actions.start.is_empty();
-        let only_waiting = if nothing_else { self.all_wait(pod, &runtime, &actions) } else { None };
-        if only_waiting.is_some() && !self.errors.is_empty() && actions.start.iter().all(|slot| name_of(pod, *slot).is_some_and(|name| self.errors.contains_key(&name))) {
+        if self.generation != pod.metadata.generation {
+            self.generation = pod.metadata.generation;
+            self.due.clear();
+        }
+        let wait = self.hold_back(pod, &mut actions);
+        if actions == Actions::default() {
             self.refresh(pod, &runtime).await;
-            let wait = only_waiting.unwrap_or(Duration::from_secs(1));
-            return Next::After(wait.min(self.until_next(pod, &told)).max(Duration::from_millis(20)));
+            return Next::After(wait.unwrap_or(Duration::from_secs(1)).min(self.until_next(pod, &told)).max(Duration::from_millis(20)));
         }
         if !pod::is_host_network(pod)
             && let Some(why) = kubelet.node.network_error.read().clone()
@@ -88,7 +92,10 @@ impl Worker {
             kubelet.event(pod, Kind::Warning, "NetworkNotReady", message);
             return Next::After(Duration::from_secs(2));
         }
-        let retry = self.apply(pod, &runtime, actions).await;
+        let retry = match (self.apply(pod, &runtime, actions).await, wait) {
+            (Some(a), Some(b)) => Some(a.min(b)),
+            (a, b) => a.or(b),
+        };
         match self.observe().await {
             Ok(runtime) => {
                 let told = self.publish(pod, &runtime, false, None);
@@ -141,15 +148,22 @@ impl Worker {
         made
     }
 
-    /// The shortest wait, if every container to start is in a crash or pull back-off.
-    fn all_wait(&self, pod: &Pod, runtime: &PodRuntime, actions: &Actions) -> Option<Duration> {
-        let mut shortest = None;
-        for slot in &actions.start {
-            let container = container_of(pod, *slot)?;
-            let (wait, _) = containers::crash_wait(&self.kubelet, pod, &container, runtime)?;
-            shortest = Some(shortest.map_or(wait, |shortest: Duration| shortest.min(wait)));
+    /// Takes out the starts whose time has not come; how long until the first has.
+    fn hold_back(&self, pod: &Pod, actions: &mut Actions) -> Option<Duration> {
+        let now = Instant::now();
+        let mut first: Option<Duration> = None;
+        if actions.create_sandbox.is_some() || actions.kill_pod {
+            return None;
         }
-        shortest
+        actions.start.retain(|slot| {
+            let due = container_of(pod, *slot).and_then(|container| self.due.get(&container.name).copied()).filter(|due| *due > now);
+            if let Some(due) = due {
+                let wait = due - now;
+                first = Some(first.map_or(wait, |first| first.min(wait)));
+            }
+            due.is_none()
+        });
+        first
     }
 
     /// When to look again though nothing happens: the resync, or the pod's deadline.
@@ -282,10 +296,12 @@ impl Worker {
             match containers::start(&scene, &container).await {
                 Ok(()) => {
                     self.errors.remove(&container.name);
+                    self.due.remove(&container.name);
                 }
                 Err(StartError { reason, message, retry: wait }) => {
                     tracing::debug!(pod = pod::log_name(pod), container = container.name, reason, "{message}");
                     self.errors.insert(container.name.clone(), (reason, message));
+                    self.due.insert(container.name.clone(), Instant::now() + wait);
                     retry = Some(retry.map_or(wait, |retry| retry.min(wait)));
                 }
             }
@@ -366,10 +382,6 @@ pub fn container_of(pod: &Pod, slot: Slot) -> Option<Container> {
         Slot::Main(index) => spec(pod).containers.get(index).cloned(),
         Slot::Ephemeral(index) => pod::container::ephemeral(pod).get(index).cloned(),
     }
-}
-
-fn name_of(pod: &Pod, slot: Slot) -> Option<String> {
-    container_of(pod, slot).map(|container| container.name)
 }
 
 /// Time left until the pod's deadline; `None` without one.
