@@ -283,7 +283,8 @@ impl TryFrom<Options> for Config {
             kubelet_timeout,
             service_cidrs: service_cluster_ip_range.iter().map(IpNet::trunc).collect(),
             node_ports: (low, high),
-            reconcile_endpoints: endpoint_reconciler_type != "none",
+            // Endpoints may not name the loopback: such a server is alone and nobody needs to find it.
+            reconcile_endpoints: endpoint_reconciler_type != "none" && !advertise_address.is_loopback(),
             kubernetes_node_port: kubernetes_service_node_port,
         })
     }

@@ -11,6 +11,7 @@ pub mod cache;
 pub mod call;
 pub mod chain;
 pub mod codec;
+pub mod component_status;
 pub mod config;
 pub mod documents;
 pub mod health;

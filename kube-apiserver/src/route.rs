@@ -11,6 +11,7 @@ use jiff::Timestamp;
 
 use crate::call::{Call, Response, no_such_resource, not_allowed};
 use crate::chain;
+use crate::component_status;
 use crate::documents;
 use crate::metrics;
 use crate::reply;
@@ -105,6 +106,9 @@ fn check_scope(served: &Served, info: &RequestInfo) -> Result<(), Status> {
 async fn resource(call: &mut Call) -> Result<Response, Status> {
     if call.method == Method::HEAD || !call.info.rest.is_empty() {
         return Err(not_allowed());
+    }
+    if call.served.plural() == "componentstatuses" {
+        return component_status::read(call).await;
     }
     if call.served.cache.is_none() && call.info.verb == "create" {
         return subresource::review::create(call).await;

@@ -241,8 +241,8 @@ pub async fn one(
         let key = storage.key(&served.path(namespace, name));
         let (result, mut object, waiting) = match step {
             Step::Pending => return Ok(Deleted { object: old, waiting: true }),
-            Step::Mark(object) => {
-                let bytes = write::document(served, &object)?;
+            Step::Mark(mut object) => {
+                let bytes = write::document(served, &mut object)?;
                 (storage.update(&key, current.revision, &bytes, None).await, object, true)
             }
             Step::Remove(object) => (storage.delete(&key, current.revision).await, object, false),

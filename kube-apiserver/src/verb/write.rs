@@ -65,14 +65,26 @@ fn current(value: &[u8], revision: u64) -> Result<Current, Status> {
 }
 
 /// The document of an object as it is stored: of the stored version, without resource version.
-pub fn document(served: &Served, object: &Value) -> Result<Vec<u8>, Status> {
-    let mut object = object.clone();
+///
+/// # Errors
+/// The object cannot be written as JSON: cannot happen.
+pub fn document(served: &Served, object: &mut Value) -> Result<Vec<u8>, Status> {
+    let mut version = None;
     if let Some(metadata) = object.get_mut("metadata").and_then(Value::as_object_mut) {
-        metadata.remove("resourceVersion");
+        version = metadata.remove("resourceVersion");
         metadata.remove("selfLink");
     }
-    served.resource.to_stored(&mut object);
-    serde_json::to_vec(&object).map_err(Status::internal)
+    let bytes = if served.converted {
+        let mut stored = object.clone();
+        served.resource.to_stored(&mut stored);
+        serde_json::to_vec(&stored)
+    } else {
+        serde_json::to_vec(object)
+    };
+    if let Some(version) = version {
+        object["metadata"]["resourceVersion"] = version;
+    }
+    bytes.map_err(Status::internal)
 }
 
 /// What came of a write.
@@ -106,23 +118,29 @@ pub async fn create(call: &mut Call, served: &Arc<Served>, mut object: Value, op
     let name = metadata::generate(&mut object);
     served.resource.strategy.prepare_for_create(&context, &mut object);
     served.schema.normalize(&mut object);
-    let errors = served.resource.errors_on_create(&context, &object);
     let name_told = metadata::name(&object).to_owned();
+    let namespace = metadata::namespace(&object).to_owned();
+    // What is allocated is validated with the rest, and given back when that fails.
+    let reserved = server.allocators.on_create(call, served, &mut object, options.dry_run).await?;
+    let errors = served.resource.errors_on_create(&context, &object);
     if !errors.is_empty() {
+        reserved.release(&server, options.dry_run).await;
         let names = &served.resource.names;
         return Err(Status::invalid(&names.group, &names.kind, &name_told, &errors));
     }
     call.warnings.extend(served.resource.strategy.warnings(&context, &object, None));
-    let namespace = metadata::namespace(&object).to_owned();
-    let reserved = server.allocators.on_create(call, served, &mut object, options.dry_run).await?;
-    server.validate(call, served, Operation::Create, &object, None, options).await?;
+    if let Err(refused) = server.validate(call, served, Operation::Create, &object, None, options).await {
+        reserved.release(&server, options.dry_run).await;
+        return Err(refused);
+    }
     let result = if options.dry_run {
         // Upstream tells of the conflict in a dry run too.
         if stored(call, served, &namespace, &name_told).await?.is_some() { Err(Error::Exists) } else { Ok(0) }
     } else {
         let storage = &server.caches.storage;
         let ttl = served.resource.expires.then_some(server.config.event_ttl);
-        storage.create(&storage.key(&served.path(&namespace, &name_told)), &document(served, &object)?, ttl).await
+        let bytes = document(served, &mut object)?;
+        storage.create(&storage.key(&served.path(&namespace, &name_told)), &bytes, ttl).await
     };
     match result {
         Ok(revision) => {
@@ -337,8 +355,8 @@ where
         call.warnings.extend(strategy.warnings(context, &object, Some(&old)));
         server.validate(call, served, Operation::Update, &object, Some(&old), options).await?;
     }
-    let bytes = document(served, &object)?;
-    let unchanged = same_but_times(served, &object, &old);
+    let bytes = document(served, &mut object)?;
+    let unchanged = same_but_times(&object, &old);
     if unchanged { Ok(Prepared::Same(old)) } else { Ok(Prepared::Write { object, bytes, old }) }
 }
 
@@ -354,22 +372,21 @@ fn track(call: &Call, served: &Served, live: Option<&Value>, object: &mut Value,
 }
 
 /// Whether nothing would change: upstream writes nothing then, and the version stays.
-fn same_but_times(served: &Served, new: &Value, old: &Value) -> bool {
+fn same_but_times(new: &Value, old: &Value) -> bool {
     if new == old {
         return true;
     }
     // managedFields whose only difference is the time of an owner count as unchanged.
-    let _ = served;
     let strip = |object: &Value| {
-        let mut object = object.clone();
-        if let Some(entries) = object.pointer_mut("/metadata/managedFields").and_then(Value::as_array_mut) {
+        let mut metadata = object["metadata"].clone();
+        if let Some(entries) = metadata.get_mut("managedFields").and_then(Value::as_array_mut) {
             for entry in entries {
                 if let Some(entry) = entry.as_object_mut() {
                     entry.remove("time");
                 }
             }
         }
-        object
+        metadata
     };
     // Cheap test first: everything outside metadata equal?
     let (Some(a), Some(b)) = (new.as_object(), old.as_object()) else { return false };
