@@ -136,10 +136,15 @@ pub async fn run(args: JoinArgs, rootfs: Option<PathBuf>) -> anyhow::Result<()> 
             let skip = join.join.skip_phases.clone();
             join.whole = true;
             let result = phase::run_all(phase::JOIN, &mut join, &skip).await;
-            if result.is_err() {
+            if let Err(error) = result {
                 phase::join_kubelet::take_back(&mut join);
+                let half = join.node.files.exists(crate::kubelet::KUBECONFIG) && !format!("{error:#}").contains("rkadm reset");
+                return Err(if half {
+                    error.context("the host has joined only in part: `rkadm reset` on it, then join again")
+                } else {
+                    error
+                });
             }
-            result?;
             conclude(&join);
         }
         Some(words) => phase::run_one(phase::JOIN, &mut join, &words).await?,

@@ -6,6 +6,7 @@ use anyhow::{Context as _, bail};
 use pki::tree::{self, CERTIFICATES};
 
 use crate::join::Join;
+use crate::node::POLL;
 use crate::{etcd, say};
 
 fn wanted(join: &Join) -> bool {
@@ -114,9 +115,14 @@ pub async fn etcd_join(join: &mut Join) -> anyhow::Result<()> {
     let started = Instant::now();
     // The local API server waits for the local etcd: the cluster is asked through the shared endpoint.
     let api = join.node.api().await?;
-    let others = etcd::endpoints(&api, None).await?;
-    if others.is_empty() {
-        bail!("no etcd member is known in the cluster: no pod labelled component=etcd carries its client URL");
+    // Right after `init` the kubelet there may not have shown its static pods to the API server yet.
+    let mut others = etcd::endpoints(&api, None).await?;
+    while others.is_empty() {
+        if started.elapsed() > join.node.timeouts.etcd_api_call {
+            bail!("no etcd member is known in the cluster: no pod labelled component=etcd in kube-system carries its client URL");
+        }
+        tokio::time::sleep(POLL * 4).await;
+        others = etcd::endpoints(&api, None).await?;
     }
     super::etcd::make_data_dir(&join.node)?;
     let mut client = etcd::connect(&join.node.files, &join.node.pki_dir(), &others, join.node.timeouts.etcd_api_call).await?;

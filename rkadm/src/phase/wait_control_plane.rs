@@ -4,11 +4,13 @@ use std::time::{Duration, Instant};
 
 use anyhow::bail;
 
+use crate::addons::ADDONS;
+use crate::apply::Api;
 use crate::diagnose;
 use crate::https::{self, Trust};
 use crate::init::Init;
 use crate::manifest::COMPONENTS;
-use crate::node::{HINT_AFTER, Node, POLL};
+use crate::node::{HINT_AFTER, Node, POLL, SUPER_ADMIN};
 use crate::say;
 
 /// One try of a health check.
@@ -19,8 +21,38 @@ pub async fn run(init: &mut Init) -> anyhow::Result<()> {
         println!("[dryrun] Would wait for the kubelet, the API server, the controller manager and the scheduler");
         return Ok(());
     }
-    wait(&mut init.node).await?;
+    let early = early_network(init)?;
+    let waited = wait(&mut init.node).await;
+    if let Some(early) = early {
+        // Best effort: the add-on phase applies the same objects and tells what is wrong with them.
+        early.abort();
+    }
+    waited?;
     init.bind_admins().await
+}
+
+/// The pod network takes longest to make the node Ready: its objects go in as soon as the API server takes them, while the controller
+/// manager and the scheduler are still coming up.
+fn early_network(init: &Init) -> anyhow::Result<Option<tokio::task::JoinHandle<()>>> {
+    let Some(addon) = ADDONS.iter().find(|addon| addon.phase == "rk-cni" && !addon.is_disabled(&init.node.cluster)) else {
+        return Ok(None);
+    };
+    let skipped = init.init.skip_phases.iter().any(|name| name == "addon" || name == "addon/rk-cni");
+    let path = init.node.files.real(std::path::Path::new(SUPER_ADMIN));
+    if init.alone || skipped || !path.exists() {
+        return Ok(None);
+    }
+    let objects = addon.objects(&init.node.cluster, &init.node.server(), &init.proxy)?;
+    let patience = init.node.timeouts.control_plane_component_health_check;
+    Ok(Some(tokio::spawn(async move {
+        let applied = match Api::connect(&path, patience).await {
+            Ok(api) => api.apply_all(&objects).await,
+            Err(error) => Err(error),
+        };
+        if let Err(error) = applied {
+            tracing::debug!(err = %format!("{error:#}"), "The network was not applied early");
+        }
+    })))
 }
 
 /// Waits for everything at once; each that comes up is said once.

@@ -188,6 +188,7 @@ async fn roll_back(
     replaced: &[&(String, (String, String))],
     snapshot: Option<&std::path::Path>,
 ) -> anyhow::Result<()> {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_nanos();
     for (component, (old, _)) in replaced.iter().rev() {
         upgrade.node.files.write(manifest::path(component), pki::files::SECRET, old)?;
     }
@@ -200,7 +201,11 @@ async fn roll_back(
     for (component, _) in replaced.iter().rev() {
         let started = Instant::now();
         loop {
-            let running = runtime.containers().await?.into_iter().any(|one| one.name() == component && one.is_running());
+            // The try's container may answer until the kubelet stops it; one that the kubelet never replaced is let through after a while.
+            let settled = started.elapsed() > Duration::from_secs(20);
+            let running = runtime.containers().await?.into_iter().any(|one| {
+                one.name() == component && one.is_running() && (settled || u128::try_from(one.created_at).unwrap_or(0) > since)
+            });
             if running && is_well(upgrade, component).await {
                 say::phase("upgrade/rollback", &format!("{component} runs in its old version"));
                 break;
