@@ -64,6 +64,9 @@ struct FamilyProxy {
 /// Called with the error after a sync failed, and with `None` after the first success that follows.
 pub type OnResult = Box<dyn Fn(Family, Option<&str>) + Send + Sync>;
 
+/// Called once, after every family has been synced for the first time.
+pub type AfterFirst = Box<dyn FnOnce() + Send>;
+
 /// The loop's parts.
 pub struct Proxier {
     pub state: Arc<Mutex<State>>,
@@ -73,6 +76,7 @@ pub struct Proxier {
     pub min_sync_period: Duration,
     pub sync_period: Duration,
     pub on_result: OnResult,
+    after_first: Option<AfterFirst>,
     families: Vec<FamilyProxy>,
     health_checked: BTreeMap<ServiceName, (u16, usize)>,
 }
@@ -86,11 +90,12 @@ pub struct Parts {
     pub min_sync_period: Duration,
     pub sync_period: Duration,
     pub on_result: OnResult,
+    pub after_first: AfterFirst,
 }
 
 impl Proxier {
     pub fn new(parts: Parts, backends: Vec<(Family, Box<dyn Backend>)>) -> Self {
-        let Parts { state, changed, health, service_health, min_sync_period, sync_period, on_result } = parts;
+        let Parts { state, changed, health, service_health, min_sync_period, sync_period, on_result, after_first } = parts;
         let family = |(family, backend)| FamilyProxy { family, backend, portals: Portals::new(), full: true };
         let families = backends.into_iter().map(family).collect();
         Self {
@@ -101,6 +106,7 @@ impl Proxier {
             min_sync_period,
             sync_period,
             on_result,
+            after_first: Some(after_first),
             families,
             health_checked: BTreeMap::new(),
         }
@@ -170,6 +176,9 @@ impl Proxier {
             ok &= self.sync_family(index, &changes);
         }
         self.note_health_checks(&changes);
+        if ok && let Some(after_first) = self.after_first.take() {
+            after_first();
+        }
         ok
     }
 

@@ -72,6 +72,22 @@ fn cleanup() -> anyhow::Result<()> {
     result
 }
 
+/// Removes what other modes left, once our own rules do their work: a change of mode leaves no gap and no double rules.
+fn clean_other_modes(mode: &str) -> crate::proxier::AfterFirst {
+    let mode = mode.to_owned();
+    Box::new(move || {
+        for kind in backend::BACKENDS.iter().filter(|kind| kind.name != mode) {
+            for family in [Family::V4, Family::V6] {
+                if (kind.probe)(family).is_ok()
+                    && let Err(error) = (kind.cleanup)(family)
+                {
+                    tracing::warn!(err = %error, mode = kind.name, "Failed to remove another mode's rules");
+                }
+            }
+        }
+    })
+}
+
 /// The addresses that were bound.
 #[derive(Debug, Clone, Copy)]
 pub struct Running {
@@ -146,6 +162,7 @@ pub async fn start(config: Config, tasks: &Tasks) -> anyhow::Result<Running> {
         min_sync_period: config.min_sync_period,
         sync_period: config.sync_period,
         on_result,
+        after_first: clean_other_modes(&config.mode),
     };
     let proxier = Proxier::new(parts, backends);
     let stop = tasks.token();

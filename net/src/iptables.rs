@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::io::Write;
 use std::process::{Command, Output, Stdio};
+use std::sync::OnceLock;
 
 /// How long to wait for another program that holds the xtables lock, seconds.
 /// Upstream: pkg/util/iptables WaitSecondsValue.
@@ -119,6 +120,12 @@ impl Iptables {
         Ok(output.status.success())
     }
 
+    /// Whether a chain is there and holds at least one rule.
+    pub fn chain_has_rules(&self, table: &str, chain: &str) -> Result<bool, Error> {
+        let output = self.handle()?.execute(table, &format!("-S {chain} 1")).map_err(|error| self.failed(error.as_ref()))?;
+        Ok(output.status.success() && String::from_utf8_lossy(&output.stdout).lines().any(|line| line.starts_with("-A")))
+    }
+
     /// Makes an empty chain; an existing one keeps its rules.
     pub fn ensure_chain(&self, table: &str, chain: &str) -> Result<(), Error> {
         if self.chain_exists(table, chain)? {
@@ -157,8 +164,15 @@ impl Iptables {
         Ok(())
     }
 
+    /// The crate's handle; what it learns from `--version` is asked once per process.
     fn handle(self) -> Result<::iptables::IPTables, Error> {
-        ::iptables::new(self.family == Family::V6).map_err(|error| self.failed(error.as_ref()))
+        static CAPABILITIES: OnceLock<(bool, bool)> = OnceLock::new();
+        if let Some((has_check, has_wait)) = CAPABILITIES.get().copied() {
+            return Ok(::iptables::IPTables { cmd: self.program(), has_check, has_wait, is_numeric: false });
+        }
+        let handle = ::iptables::new(self.family == Family::V6).map_err(|error| self.failed(error.as_ref()))?;
+        let _ = CAPABILITIES.set((handle.has_check, handle.has_wait));
+        Ok(handle)
     }
 
     fn failed(self, error: &dyn std::error::Error) -> Error {

@@ -12,7 +12,7 @@ use crate::kubernetes::Question;
 
 /// The answer for a name that is listed; `None` when others may know it.
 pub fn answer(hosts: &Hosts, question: &Question<'_>) -> Option<Reply> {
-    let Some(ips) = hosts.names.get(question.labels) else { return None };
+    let ips = hosts.names.get(question.labels)?;
     let record = |data| Record::from_rdata(question.name.clone(), hosts.ttl, data);
     let answers: Vec<Record> = ips
         .iter()

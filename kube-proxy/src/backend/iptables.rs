@@ -130,6 +130,12 @@ impl Backend for IptablesBackend {
                 return Ok(false);
             }
         }
+        // Emptied but not removed: these two are never empty.
+        for chain in ["KUBE-SERVICES", "KUBE-POSTROUTING"] {
+            if !self.iptables.chain_has_rules("nat", chain).map_err(|error| self.failed(&error))? {
+                return Ok(false);
+            }
+        }
         // New addresses on the node may want NodePorts.
         Ok(self.node_port_addresses == node_ports::addresses(&self.settings)?)
     }

@@ -389,6 +389,16 @@ impl Lab {
         lines
     }
 
+    pub(crate) fn empty_our_chain(&self) {
+        match self.kind.name {
+            "iptables" => self.shell(&format!("{} -t nat -F KUBE-SERVICES", self.tool())),
+            _ => {
+                let family = if self.family == Family::V4 { "ip" } else { "ip6" };
+                self.shell(&format!("nft flush chain {family} kube-proxy nat-prerouting"))
+            }
+        };
+    }
+
     pub(crate) fn flush_everything(&self) {
         let tool = self.tool();
         self.shell(&format!("{tool} -t nat -F; {tool} -t nat -X; {tool} -F; {tool} -X; nft flush ruleset"));

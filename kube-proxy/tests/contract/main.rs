@@ -5,7 +5,7 @@ mod lab;
 use std::time::Duration;
 
 use kube_proxy::backend::Scope;
-use lab::{Family, Lab, Reply, each, service};
+use lab::{Family, Reply, each, service};
 use serde_json::json;
 
 /// Enough tries that all of three endpoints answer, but for one run in a million.
@@ -208,8 +208,12 @@ fn flushed_rules_are_noticed_and_restored() {
     each(|lab| {
         lab.set(&service("web", json!({"clusterIP": lab.vip(5), "ports": [{"port": 80}]})), &["p1"]);
         assert!(lab.verify(), "{}", lab.title());
+        lab.empty_our_chain();
+        assert!(!lab.verify(), "{}: emptied", lab.title());
+        lab.sync(Scope::All);
+        assert!(lab.verify(), "{}", lab.title());
         lab.flush_everything();
-        assert!(!lab.verify(), "{}", lab.title());
+        assert!(!lab.verify(), "{}: removed", lab.title());
         lab.sync(Scope::All);
         assert_eq!(lab.tcp("p2", &lab.at(lab.vip(5), 80)).server(), "p1", "{}", lab.title());
     });

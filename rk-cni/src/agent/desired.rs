@@ -27,7 +27,10 @@ const TUNNEL_MAC_PREFIX: (u8, u8) = (0x02, 0x72);
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Peer {
     pub name: String,
+    /// Where its tunnel ends.
     pub ip: IpAddr,
+    /// All of its addresses; direct routes of a family lead to the one of that family.
+    pub ips: Vec<IpAddr>,
     pub mac: Mac,
     pub pod_cidrs: Vec<IpNet>,
 }
@@ -75,19 +78,26 @@ pub fn plan<'a>(options: &Options, nodes: impl IntoIterator<Item = &'a Node>) ->
     for node in nodes {
         let cidrs = pod_cidrs(node);
         let name = node.metadata.name.clone().unwrap_or_default();
-        let Some(ip) = internal_ips(node).first().copied() else { continue };
+        let ips = internal_ips(node);
+        let Some(ip) = ips.first().copied() else { continue };
         if cidrs.is_empty() {
             continue;
         }
         if name == options.node_name {
             own = Some((ip, cidrs));
         } else {
-            peers.push(Peer { name, ip, mac: tunnel_mac(ip), pod_cidrs: cidrs });
+            peers.push(Peer { name, ip, ips, mac: tunnel_mac(ip), pod_cidrs: cidrs });
         }
     }
     let (ip, pod_cidrs) = own?;
     // Tunnels run over the family of this node's first address.
-    peers.retain(|peer| peer.ip.is_ipv4() == ip.is_ipv4());
+    peers.retain_mut(|peer| match peer.ips.iter().find(|theirs| theirs.is_ipv4() == ip.is_ipv4()) {
+        Some(theirs) => {
+            (peer.ip, peer.mac) = (*theirs, tunnel_mac(*theirs));
+            true
+        }
+        None => false,
+    });
     peers.sort_by(|a, b| a.name.cmp(&b.name));
     let cluster_cidrs = if options.cluster_cidr.is_empty() {
         let all = pod_cidrs.iter().chain(peers.iter().flat_map(|peer| &peer.pod_cidrs));

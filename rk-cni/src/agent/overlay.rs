@@ -2,6 +2,7 @@
 //! only what carries our mark.
 
 use std::collections::BTreeSet;
+use std::net::IpAddr;
 
 use anyhow::Context;
 use ipnet::IpNet;
@@ -37,11 +38,12 @@ struct Ways {
 fn wanted(options: &Options, network: &Network, ways: &Ways) -> Wanted {
     let mut wanted = Wanted::default();
     for peer in &network.peers {
-        let near = ways.on_link.iter().any(|net| net.contains(&peer.ip));
-        let direct = options.backend == Backend::HostGw || (options.direct_routing && near);
         for cidr in &peer.pod_cidrs {
-            if direct && cidr.addr().is_ipv4() == peer.ip.is_ipv4() {
-                wanted.routes.insert(Route::new(cidr.trunc(), ways.uplink).via(peer.ip).protocol(PROTO_RK));
+            let gateway = peer.ips.iter().find(|ip| ip.is_ipv4() == cidr.addr().is_ipv4());
+            let near = |ip: &IpAddr| ways.on_link.iter().any(|net| net.contains(ip));
+            let direct = |ip: &&IpAddr| options.backend == Backend::HostGw || (options.direct_routing && near(ip));
+            if let Some(gateway) = gateway.filter(direct) {
+                wanted.routes.insert(Route::new(cidr.trunc(), ways.uplink).via(*gateway).protocol(PROTO_RK));
             } else if let Some(tunnel) = ways.tunnel {
                 // The network address of a node's subnet stands for its tunnel end.
                 let end = cidr.network();

@@ -72,14 +72,19 @@ pub fn compile(cluster: &Cluster, node: &str) -> Rules {
     compiler.rules
 }
 
+/// A peer and the namespace that it is meant in, where that matters.
+type Scoped<'a> = (Option<&'a str>, &'a Peer);
+/// A policy, a direction, and what the names of its ports mean.
+type Part<'a> = (&'a str, Direction, Vec<(String, u16)>);
+
 struct Compiler<'a> {
     cluster: &'a Cluster,
     by_namespace: HashMap<&'a str, Vec<&'a Pod>>,
     rules: Rules,
     /// Selectors (with the namespace they are meant in) → the pods they match.
-    peers: HashMap<(Option<&'a str>, &'a Peer), (String, Vec<&'a Pod>)>,
+    peers: HashMap<Scoped<'a>, (String, Vec<&'a Pod>)>,
     /// Policy, direction and the pod's resolution of named ports → rules.
-    parts: HashMap<(&'a str, Direction, Vec<(String, u16)>), Vec<String>>,
+    parts: HashMap<Part<'a>, Vec<String>>,
 }
 
 impl<'a> Compiler<'a> {
