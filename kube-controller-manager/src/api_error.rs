@@ -40,7 +40,8 @@ pub fn is_method_not_supported(error: &Error) -> bool {
 
 /// The write was refused because its namespace is going away: nothing to retry.
 pub fn is_namespace_terminating(error: &Error) -> bool {
-    let causes = status(error).and_then(|status| status.details.as_ref()).map(|details| details.causes.as_slice()).unwrap_or_default();
+    let causes =
+        status(error).and_then(|status| status.details.as_ref()).map(|details| details.causes.as_slice()).unwrap_or_default();
     causes.iter().any(|cause| cause.reason == "NamespaceTerminating")
 }
 

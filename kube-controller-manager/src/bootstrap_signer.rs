@@ -60,7 +60,8 @@ pub async fn start(ctx: Context) -> anyhow::Result<()> {
 fn plan(map: &ConfigMap, tokens: &[Arc<Secret>], now: jiff::Timestamp) -> anyhow::Result<Option<ConfigMap>> {
     let data = map.data.clone().unwrap_or_default();
     let Some(content) = data.get("kubeconfig") else { return Ok(None) };
-    let mut wanted: BTreeMap<String, String> = data.iter().filter(|(key, _)| !key.starts_with(SIGNATURE_PREFIX)).map(|(k, v)| (k.clone(), v.clone())).collect();
+    let mut wanted: BTreeMap<String, String> =
+        data.iter().filter(|(key, _)| !key.starts_with(SIGNATURE_PREFIX)).map(|(k, v)| (k.clone(), v.clone())).collect();
     for (id, secret) in tokens.iter().filter_map(|token| for_signing(token, now)) {
         wanted.insert(format!("{SIGNATURE_PREFIX}{id}"), sign(content, &id, &secret)?);
     }
@@ -74,7 +75,8 @@ fn sign(content: &str, id: &str, secret: &str) -> anyhow::Result<String> {
     let payload = URL_SAFE_NO_PAD.encode(content);
     let key = jsonwebtoken::EncodingKey::from_secret(secret.as_bytes());
     let message = format!("{header}.{payload}");
-    let signature = jsonwebtoken::crypto::sign(message.as_bytes(), &key, jsonwebtoken::Algorithm::HS256).context("failed to sign cluster-info")?;
+    let signature = jsonwebtoken::crypto::sign(message.as_bytes(), &key, jsonwebtoken::Algorithm::HS256)
+        .context("failed to sign cluster-info")?;
     Ok(format!("{header}..{signature}"))
 }
 
@@ -86,10 +88,13 @@ mod tests {
     #[test]
     fn signatures_come_and_go_with_their_tokens() {
         let now = jiff::Timestamp::UNIX_EPOCH;
-        let map: ConfigMap = serde_json::from_value(json!({"data": {"kubeconfig": "content", "jws-kubeconfig-gone00": "x"}})).unwrap();
+        let map: ConfigMap =
+            serde_json::from_value(json!({"data": {"kubeconfig": "content", "jws-kubeconfig-gone00": "x"}})).unwrap();
         let b64 = |text: &str| json!(k8s_openapi::ByteString(text.as_bytes().to_vec()));
-        let token: Secret = serde_json::from_value(json!({"metadata": {"name": "bootstrap-token-abcdef"}, "data": {"token-id": b64("abcdef"),
-            "token-secret": b64("0123456789abcdef"), "usage-bootstrap-signing": b64("true")}})).unwrap();
+        let token: Secret =
+            serde_json::from_value(json!({"metadata": {"name": "bootstrap-token-abcdef"}, "data": {"token-id": b64("abcdef"),
+            "token-secret": b64("0123456789abcdef"), "usage-bootstrap-signing": b64("true")}}))
+            .unwrap();
         let signed = plan(&map, &[Arc::new(token.clone())], now).unwrap().unwrap();
         let keys: Vec<_> = signed.data.as_ref().unwrap().keys().cloned().collect();
         assert_eq!(keys, ["jws-kubeconfig-abcdef", "kubeconfig"]);

@@ -41,8 +41,11 @@ mod tests {
         let now: Timestamp = "2024-01-01T00:00:00Z".parse().unwrap();
         let secret = |name: &str, expiration: &str, signing: &str| -> Secret {
             let b64 = |text: &str| json!(k8s_openapi::ByteString(text.as_bytes().to_vec()));
-            serde_json::from_value(json!({"metadata": {"name": name}, "data": {"token-id": b64("abcdef"), "token-secret": b64("0123456789abcdef"),
-                "expiration": b64(expiration), "usage-bootstrap-signing": b64(signing)}})).unwrap()
+            serde_json::from_value(
+                json!({"metadata": {"name": name}, "data": {"token-id": b64("abcdef"), "token-secret": b64("0123456789abcdef"),
+                "expiration": b64(expiration), "usage-bootstrap-signing": b64(signing)}}),
+            )
+            .unwrap()
         };
         let rows = [
             ("bootstrap-token-abcdef", "", "true", true),

@@ -17,7 +17,12 @@ pub const KUBELET_SERVING: &str = "kubernetes.io/kubelet-serving";
 pub const LEGACY_UNKNOWN: &str = "kubernetes.io/legacy-unknown";
 
 fn has_condition(csr: &CertificateSigningRequest, type_: &str) -> bool {
-    csr.status.as_ref().and_then(|status| status.conditions.as_ref()).into_iter().flatten().any(|condition| condition.type_ == type_)
+    csr.status
+        .as_ref()
+        .and_then(|status| status.conditions.as_ref())
+        .into_iter()
+        .flatten()
+        .any(|condition| condition.type_ == type_)
 }
 
 fn is_approved(csr: &CertificateSigningRequest) -> bool {
@@ -28,7 +33,13 @@ fn is_issued(csr: &CertificateSigningRequest) -> bool {
     csr.status.as_ref().and_then(|status| status.certificate.as_ref()).is_some_and(|certificate| !certificate.0.is_empty())
 }
 
-fn with_condition(csr: &CertificateSigningRequest, type_: &str, reason: &str, message: &str, now: jiff::Timestamp) -> CertificateSigningRequest {
+fn with_condition(
+    csr: &CertificateSigningRequest,
+    type_: &str,
+    reason: &str,
+    message: &str,
+    now: jiff::Timestamp,
+) -> CertificateSigningRequest {
     let mut csr = csr.clone();
     let conditions = csr.status.get_or_insert_default().conditions.get_or_insert_default();
     conditions.push(CertificateSigningRequestCondition {

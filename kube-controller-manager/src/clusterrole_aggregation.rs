@@ -40,7 +40,8 @@ async fn sync(ctx: &Context, roles: &Store<ClusterRole>, key: &Key) -> anyhow::R
     let api = ctx.cluster::<ClusterRole>();
     // As upstream: server-side apply of the rules alone, so that the labels and annotations stay whose they are.
     let patch = json!({"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRole", "metadata": {"name": key.name}, "rules": rules});
-    let applied = api.patch(&key.name, &PatchParams::apply("clusterrole-aggregation-controller").force(), &Patch::Apply(&patch)).await;
+    let applied =
+        api.patch(&key.name, &PatchParams::apply("clusterrole-aggregation-controller").force(), &Patch::Apply(&patch)).await;
     match applied {
         Ok(_) => {}
         Err(error) if api_error::is_not_found(&error) => {}
@@ -78,10 +79,16 @@ mod tests {
     #[test]
     fn rules_are_the_union_of_selected_roles_without_the_role_itself() {
         let role = |name: &str, label: &str, verb: &str| -> Arc<ClusterRole> {
-            Arc::new(serde_json::from_value(json!({"metadata": {"name": name, "labels": {"to": label}}, "rules": [{"verbs": [verb]}]})).unwrap())
+            Arc::new(
+                serde_json::from_value(
+                    json!({"metadata": {"name": name, "labels": {"to": label}}, "rules": [{"verbs": [verb]}]}),
+                )
+                .unwrap(),
+            )
         };
         let mut admin = (*role("admin", "admin", "old")).clone();
-        admin.aggregation_rule = serde_json::from_value(json!({"clusterRoleSelectors": [{"matchLabels": {"to": "admin"}}]})).unwrap();
+        admin.aggregation_rule =
+            serde_json::from_value(json!({"clusterRoleSelectors": [{"matchLabels": {"to": "admin"}}]})).unwrap();
         let all = [Arc::new(admin.clone()), role("a", "admin", "get"), role("b", "admin", "get"), role("c", "view", "list")];
         let rules = plan(&admin, &all).unwrap();
         assert_eq!(rules.len(), 1);

@@ -58,7 +58,10 @@ impl Config {
             Err(_) => return refuse(format!("--bind-address: {:?} is not an IP address", options.bind_address)),
         };
         let Ok(port) = u16::try_from(options.secure_port) else {
-            return refuse(format!("--secure-port: {} must be between 0 and 65535, inclusive. 0 for turning off secure port", options.secure_port));
+            return refuse(format!(
+                "--secure-port: {} must be between 0 and 65535, inclusive. 0 for turning off secure port",
+                options.secure_port
+            ));
         };
         let cluster_cidrs = cidrs("--cluster-cidr", &options.cluster_cidr)?;
         let service_cidrs = cidrs("--service-cluster-ip-range", &options.service_cluster_ip_range)?;

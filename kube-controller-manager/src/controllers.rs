@@ -66,6 +66,8 @@ table! {
     "serviceaccount-token-controller" "serviceaccount-token" "" true crate::serviceaccount_token::start;
     "ttl-controller" "ttl" "ttl-controller" true crate::ttl::start;
     "persistentvolume-binder-controller" "persistentvolume-binder" "persistent-volume-binder" true crate::pv_binder::start;
+    "resourcequota-controller" "resourcequota" "resourcequota-controller" true crate::resource_quota::start;
+    "horizontal-pod-autoscaler-controller" "horizontalpodautoscaling" "horizontal-pod-autoscaler" true crate::horizontal::start;
     "deployment-controller" "deployment" "deployment-controller" true crate::deployment::start;
     "replicaset-controller" "replicaset" "replicaset-controller" true crate::replicaset::start;
     "replicationcontroller-controller" "replicationcontroller" "replication-controller" true crate::replicaset::start_replication_controllers;
@@ -122,7 +124,8 @@ mod tests {
 
     #[test]
     fn names_are_unique() {
-        let mut names: Vec<_> = CONTROLLERS.iter().flat_map(|row| [row.name, row.alias]).filter(|name| !name.is_empty()).collect();
+        let mut names: Vec<_> =
+            CONTROLLERS.iter().flat_map(|row| [row.name, row.alias]).filter(|name| !name.is_empty()).collect();
         names.sort_unstable();
         let before = names.len();
         names.dedup();

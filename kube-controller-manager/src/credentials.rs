@@ -70,7 +70,10 @@ impl TokenSource {
         if let Some(token) = current.as_ref().filter(|token| token.refresh_at > Instant::now()) {
             return Ok(token.header.clone());
         }
-        let token = self.request().await.with_context(|| format!("failed to get a token for service account {NAMESPACE}/{}", self.account))?;
+        let token = self
+            .request()
+            .await
+            .with_context(|| format!("failed to get a token for service account {NAMESPACE}/{}", self.account))?;
         Ok(current.insert(token).header.clone())
     }
 
@@ -84,25 +87,30 @@ impl TokenSource {
             spec: Some(TokenRequestSpec { expiration_seconds: Some(TOKEN_SECONDS), ..TokenRequestSpec::default() }),
             ..TokenRequest::default()
         };
-        let granted = match api.create_subresource::<_, TokenRequest>("token", self.account, &PostParams::default(), &request).await {
-            Err(error) if api_error::is_not_found(&error) => {
-                let account = ServiceAccount {
-                    metadata: ObjectMeta { name: Some(self.account.to_owned()), namespace: Some(NAMESPACE.to_owned()), ..ObjectMeta::default() },
-                    ..ServiceAccount::default()
-                };
-                match api.create(&PostParams::default(), &account).await {
-                    Ok(_) => {}
-                    Err(error) if api_error::is_already_exists(&error) => {}
-                    Err(error) if api_error::is_not_found(&error) => {
-                        self.create_namespace().await?;
-                        api.create(&PostParams::default(), &account).await?;
+        let granted =
+            match api.create_subresource::<_, TokenRequest>("token", self.account, &PostParams::default(), &request).await {
+                Err(error) if api_error::is_not_found(&error) => {
+                    let account = ServiceAccount {
+                        metadata: ObjectMeta {
+                            name: Some(self.account.to_owned()),
+                            namespace: Some(NAMESPACE.to_owned()),
+                            ..ObjectMeta::default()
+                        },
+                        ..ServiceAccount::default()
+                    };
+                    match api.create(&PostParams::default(), &account).await {
+                        Ok(_) => {}
+                        Err(error) if api_error::is_already_exists(&error) => {}
+                        Err(error) if api_error::is_not_found(&error) => {
+                            self.create_namespace().await?;
+                            api.create(&PostParams::default(), &account).await?;
+                        }
+                        Err(error) => return Err(error.into()),
                     }
-                    Err(error) => return Err(error.into()),
+                    api.create_subresource::<_, TokenRequest>("token", self.account, &PostParams::default(), &request).await?
                 }
-                api.create_subresource::<_, TokenRequest>("token", self.account, &PostParams::default(), &request).await?
-            }
-            other => other?,
-        };
+                other => other?,
+            };
         let status = granted.status.context("the server answered without a token")?;
         let token = status.token.context("the server answered without a token")?;
         let mut header = HeaderValue::from_str(&format!("Bearer {token}")).context("the token has unprintable characters")?;

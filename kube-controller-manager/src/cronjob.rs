@@ -49,8 +49,19 @@ async fn sync(ctx: &Context, crons: &Store<CronJob>, jobs: &Store<Job>, key: &Ke
     let about = cron.object_ref(&());
     let children = jobs.owned_by(&cron.uid().unwrap_or_default());
     let mut plan = plan::plan(&cron, &children, ctx.now());
+    let mut cron = cron;
+    if plan.events.iter().any(|event| event.reason == "UnexpectedJob") {
+        // Our own start of a moment ago, perhaps: the Job's event may come before the CronJob's.
+        let Some(fresh) = ctx.namespaced::<CronJob>(&key.namespace).get_opt(&key.name).await? else { return Ok(Requeue::No) };
+        cron = Arc::new(fresh);
+        plan = plan::plan(&cron, &children, ctx.now());
+    }
     for event in &plan.events {
-        if event.warning { ctx.warning(&about, event.reason, &event.message) } else { ctx.normal(&about, event.reason, &event.message) }
+        if event.warning {
+            ctx.warning(&about, event.reason, &event.message)
+        } else {
+            ctx.normal(&about, event.reason, &event.message)
+        }
     }
     let api = ctx.namespaced::<Job>(&key.namespace);
     for name in &plan.forget {
@@ -59,7 +70,9 @@ async fn sync(ctx: &Context, crons: &Store<CronJob>, jobs: &Store<Job>, key: &Ke
     let mut missing = Vec::new();
     for active in plan.status.active.iter().flatten() {
         let name = active.name.clone().unwrap_or_default();
-        if !children.iter().any(|child| child.uid() == active.uid) && api.get_opt(&name).await?.is_none_or(|job| job.uid() != active.uid) {
+        if !children.iter().any(|child| child.uid() == active.uid)
+            && api.get_opt(&name).await?.is_none_or(|job| job.uid() != active.uid)
+        {
             ctx.normal(&about, "MissingJob", format!("Active job went missing: {name}"));
             missing.push(active.uid.clone());
         }

@@ -164,7 +164,11 @@ impl Controller {
         let applied = self.apply(key, &set, &about, &plan, &observed.hash).await;
         if plan::differs(&set.status.clone().unwrap_or_default(), &plan.status) {
             let changed = DaemonSet { status: Some(plan.status), ..(*set).clone() };
-            let written = self.ctx.namespaced::<DaemonSet>(&key.namespace).replace_status(&key.name, &PostParams::default(), &changed).await;
+            let written = self
+                .ctx
+                .namespaced::<DaemonSet>(&key.namespace)
+                .replace_status(&key.name, &PostParams::default(), &changed)
+                .await;
             api_error::ignore_not_found(written)?;
         }
         applied?;
@@ -288,11 +292,14 @@ impl Controller {
         let reference = owner::controller_ref("apps/v1", "DaemonSet", &set.metadata);
         let revisions = self.revisions.owned_by(&uid);
         let collisions = set.status.as_ref().and_then(|status| status.collision_count);
-        let (current, op) = history::current(&revisions, &history::template_patch(&template), &reference, &namespace, &labels, collisions);
+        let (current, op) =
+            history::current(&revisions, &history::template_patch(&template), &reference, &namespace, &labels, collisions);
         let api = self.ctx.namespaced::<ControllerRevision>(&namespace);
         match op {
             None => {}
-            Some(history::Op::Update(revision)) => drop(api.replace(&revision.name_any(), &PostParams::default(), &revision).await?),
+            Some(history::Op::Update(revision)) => {
+                drop(api.replace(&revision.name_any(), &PostParams::default(), &revision).await?)
+            }
             Some(history::Op::Create(revision)) => match api.create(&PostParams::default(), &revision).await {
                 Ok(_) => {}
                 Err(error) if api_error::is_already_exists(&error) => {
@@ -301,7 +308,10 @@ impl Controller {
                         let mut changed = set.clone();
                         let status = changed.status.get_or_insert_default();
                         status.collision_count = Some(status.collision_count.unwrap_or(0) + 1);
-                        self.ctx.namespaced::<DaemonSet>(&namespace).replace_status(&set.name_any(), &PostParams::default(), &changed).await?;
+                        self.ctx
+                            .namespaced::<DaemonSet>(&namespace)
+                            .replace_status(&set.name_any(), &PostParams::default(), &changed)
+                            .await?;
                         return Err(error.into());
                     }
                 }
@@ -311,9 +321,15 @@ impl Controller {
         Ok((history::hash_of(&current).to_owned(), revisions))
     }
 
-    async fn clean_history(&self, set: &DaemonSet, revisions: &[Arc<ControllerRevision>], observed: &Observed) -> anyhow::Result<()> {
+    async fn clean_history(
+        &self,
+        set: &DaemonSet,
+        revisions: &[Arc<ControllerRevision>],
+        observed: &Observed,
+    ) -> anyhow::Result<()> {
         let limit = set.spec.as_ref().and_then(|spec| spec.revision_history_limit).unwrap_or(10);
-        let mut live: HashSet<String> = observed.pods.iter().filter_map(|pod| pod.labels().get(history::HASH_LABEL).cloned()).collect();
+        let mut live: HashSet<String> =
+            observed.pods.iter().filter_map(|pod| pod.labels().get(history::HASH_LABEL).cloned()).collect();
         live.insert(observed.hash.clone());
         let api = self.ctx.namespaced::<ControllerRevision>(&set.namespace().unwrap_or_default());
         for name in history::surplus(revisions, &live, usize::try_from(limit).unwrap_or(0)) {

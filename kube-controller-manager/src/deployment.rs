@@ -23,7 +23,8 @@ use crate::selector;
 use plan::{Observed, Op, Plan};
 
 pub async fn start(ctx: Context) -> anyhow::Result<()> {
-    let controller = Arc::new(Controller { deployments: ctx.store(), sets: ctx.store(), pods: ctx.store(), queue: ctx.queue(), ctx });
+    let controller =
+        Arc::new(Controller { deployments: ctx.store(), sets: ctx.store(), pods: ctx.store(), queue: ctx.queue(), ctx });
     controller.deployments.feed(&controller.queue);
     let this = Arc::clone(&controller);
     controller.sets.on_change(move |change| this.set_changed(change));
@@ -63,7 +64,9 @@ impl Controller {
         }
         match key {
             Some(key) => self.queue.add(key),
-            None if !matches!(change, Change::Deleted(_)) && owner::controller_of(&new.metadata).is_none() => self.enqueue_matching(new),
+            None if !matches!(change, Change::Deleted(_)) && owner::controller_of(&new.metadata).is_none() => {
+                self.enqueue_matching(new)
+            }
             None => {}
         }
     }
@@ -105,7 +108,8 @@ impl Controller {
             return Ok(Requeue::No);
         }
         let sets = self.claim(&deployment).await?;
-        let pods = sets.iter().map(|set| set.uid().unwrap_or_default()).map(|uid| (uid.clone(), self.pods.owned_by(&uid))).collect();
+        let pods =
+            sets.iter().map(|set| set.uid().unwrap_or_default()).map(|uid| (uid.clone(), self.pods.owned_by(&uid))).collect();
         let plan = plan::plan(&Observed { deployment: Arc::clone(&deployment), sets, pods }, self.ctx.now());
         self.apply(&deployment, &about, plan).await
     }
@@ -169,7 +173,11 @@ impl Controller {
             if let Some(revision) = plan.revision {
                 changed.annotations_mut().insert(sets::REVISION.to_owned(), revision);
             }
-            let written = self.ctx.namespaced::<Deployment>(&namespace).replace_status(&changed.name_any(), &PostParams::default(), &changed).await;
+            let written = self
+                .ctx
+                .namespaced::<Deployment>(&namespace)
+                .replace_status(&changed.name_any(), &PostParams::default(), &changed)
+                .await;
             api_error::ignore_not_found(written)?;
         }
         Ok(if stale { Requeue::Backoff } else { context::requeue_at(plan.look_again, self.ctx.now()) })
@@ -183,7 +191,13 @@ impl Controller {
     }
 
     /// Makes the new set; `Ok(false)` when it was there already and the cache is behind.
-    async fn create(&self, deployment: &Deployment, about: &ObjectReference, set: &ReplicaSet, plan: &Plan) -> anyhow::Result<bool> {
+    async fn create(
+        &self,
+        deployment: &Deployment,
+        about: &ObjectReference,
+        set: &ReplicaSet,
+        plan: &Plan,
+    ) -> anyhow::Result<bool> {
         let namespace = deployment.namespace().unwrap_or_default();
         let api = self.ctx.namespaced::<ReplicaSet>(&namespace);
         let deployments = self.ctx.namespaced::<Deployment>(&namespace);
@@ -211,8 +225,11 @@ impl Controller {
             Err(error) if api_error::is_namespace_terminating(&error) => Ok(true),
             Err(error) => {
                 let message = format!("Failed to create new replica set {:?}: {}", set.name_any(), api_error::message(&error));
-                let conditions = |status: Option<&DeploymentStatus>| status.and_then(|status| status.conditions.clone()).unwrap_or_default();
-                let told = conditions(deployment.status.as_ref()).iter().any(|condition| condition.reason.as_deref() == Some("ReplicaSetCreateError"));
+                let conditions =
+                    |status: Option<&DeploymentStatus>| status.and_then(|status| status.conditions.clone()).unwrap_or_default();
+                let told = conditions(deployment.status.as_ref())
+                    .iter()
+                    .any(|condition| condition.reason.as_deref() == Some("ReplicaSetCreateError"));
                 // Once only: a write at every try would wake this very sync and defeat its backoff.
                 if !told && deployment.spec.as_ref().and_then(|spec| spec.progress_deadline_seconds).is_some() {
                     let mut failed = conditions(Some(&plan.status));

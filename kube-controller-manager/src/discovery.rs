@@ -79,7 +79,8 @@ mod tests {
     #[test]
     fn the_first_version_with_a_resource_wins_and_stale_ones_are_reported() {
         let empty = serde_json::from_value(json!({"items": []})).unwrap();
-        let resource = |name: &str| json!({"resource": name, "scope": "Namespaced", "verbs": ["list"], "responseKind": {"kind": "X"}});
+        let resource =
+            |name: &str| json!({"resource": name, "scope": "Namespaced", "verbs": ["list"], "responseKind": {"kind": "X"}});
         let groups = serde_json::from_value(json!({"items": [{"metadata": {"name": "g"}, "versions": [
             {"version": "v1", "resources": [resource("a")]},
             {"version": "v1beta1", "freshness": "Stale", "resources": [resource("a"), resource("b")]}]}]}))

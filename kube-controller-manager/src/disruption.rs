@@ -104,7 +104,11 @@ impl Controller {
         };
         if budget.status.as_ref() != Some(&status) {
             let changed = PodDisruptionBudget { status: Some(status), ..(*budget).clone() };
-            let written = self.ctx.namespaced::<PodDisruptionBudget>(&key.namespace).replace_status(&key.name, &PostParams::default(), &changed).await;
+            let written = self
+                .ctx
+                .namespaced::<PodDisruptionBudget>(&key.namespace)
+                .replace_status(&key.name, &PostParams::default(), &changed)
+                .await;
             api_error::ignore_not_found(written).context("failed to update status")?;
         }
         Ok(context::requeue_at(look_again, now))
@@ -127,18 +131,23 @@ impl Controller {
                     match owner::controller_of(&set.metadata).filter(|owner| owner.kind == "Deployment") {
                         Some(parent) => {
                             let deployment = self.deployments.get(&Key::new(&key.namespace, &parent.name));
-                            let deployment = deployment.with_context(|| format!("found no controllers for pod {:?}", pod.name_any()))?;
+                            let deployment =
+                                deployment.with_context(|| format!("found no controllers for pod {:?}", pod.name_any()))?;
                             (parent.uid.clone(), deployment.spec.as_ref().and_then(|spec| spec.replicas).unwrap_or(1))
                         }
                         None => (controller.uid.clone(), set.spec.as_ref().and_then(|spec| spec.replicas).unwrap_or(1)),
                     }
                 }
                 "StatefulSet" if controller.api_version.starts_with("apps/") => {
-                    let set = self.stateful.get(&key).with_context(|| format!("found no controllers for pod {:?}", pod.name_any()))?;
+                    let set =
+                        self.stateful.get(&key).with_context(|| format!("found no controllers for pod {:?}", pod.name_any()))?;
                     (controller.uid.clone(), set.spec.as_ref().and_then(|spec| spec.replicas).unwrap_or(1))
                 }
                 "ReplicationController" => {
-                    let rc = self.controllers.get(&key).with_context(|| format!("found no controllers for pod {:?}", pod.name_any()))?;
+                    let rc = self
+                        .controllers
+                        .get(&key)
+                        .with_context(|| format!("found no controllers for pod {:?}", pod.name_any()))?;
                     (controller.uid.clone(), rc.spec.as_ref().and_then(|spec| spec.replicas).unwrap_or(1))
                 }
                 _ => (controller.uid.clone(), self.scale_of(&controller.api_version, &controller.kind, &key).await?),
@@ -158,13 +167,15 @@ impl Controller {
             None => {
                 let found = discovery::resources(&self.ctx.client).await?.found;
                 let found = found.into_iter().find(|found| found.resource.group == group && found.resource.kind == kind);
-                let resource = found.with_context(|| format!("{kind}.{group} does not implement the scale subresource"))?.resource;
+                let resource =
+                    found.with_context(|| format!("{kind}.{group} does not implement the scale subresource"))?.resource;
                 self.kinds.lock().insert(name, resource.clone());
                 resource
             }
         };
         let api: Api<DynamicObject> = Api::namespaced_with(self.ctx.client.clone(), &key.namespace, &resource);
-        let scale = api.get_scale(&key.name).await.with_context(|| format!("{kind}.{group} does not implement the scale subresource"))?;
+        let scale =
+            api.get_scale(&key.name).await.with_context(|| format!("{kind}.{group} does not implement the scale subresource"))?;
         Ok(scale.spec.and_then(|spec| spec.replicas).unwrap_or(0))
     }
 }

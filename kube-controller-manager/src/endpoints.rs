@@ -43,7 +43,13 @@ pub async fn start(ctx: Context) -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn sync(ctx: &Context, services: &Store<Service>, pods: &Store<Pod>, endpoints: &Store<Endpoints>, key: &Key) -> anyhow::Result<Requeue> {
+async fn sync(
+    ctx: &Context,
+    services: &Store<Service>,
+    pods: &Store<Pod>,
+    endpoints: &Store<Endpoints>,
+    key: &Key,
+) -> anyhow::Result<Requeue> {
     let api = ctx.namespaced::<Endpoints>(&key.namespace);
     let existing = endpoints.get(key);
     let Some(service) = services.get(key) else {
@@ -98,14 +104,19 @@ fn plan(service: &Service, selected: &[Arc<Pod>], existing: Option<&Endpoints>) 
     (existing != Some(&wanted)).then_some(wanted)
 }
 
+/// Number, protocol, name, application protocol.
+type Port = (i32, String, String, Option<String>);
+
+/// Ready addresses and others.
+type Group = (Vec<EndpointAddress>, Vec<EndpointAddress>);
+
 /// Addresses by the ports they have, in a stable order, and whether some had to be left out.
 fn subsets(service: &Service, selected: &[Arc<Pod>]) -> (Vec<EndpointSubset>, bool) {
     let spec = service.spec.as_ref();
     let publish_all = spec.and_then(|spec| spec.publish_not_ready_addresses) == Some(true);
     let v6 = spec.and_then(|spec| spec.ip_families.as_ref()?.first()).is_some_and(|family| family == "IPv6");
     let service_ports = spec.and_then(|spec| spec.ports.as_deref()).unwrap_or_default();
-    type Group = (Vec<EndpointAddress>, Vec<EndpointAddress>);
-    let mut groups: BTreeMap<Vec<(i32, String, String, Option<String>)>, Group> = BTreeMap::new();
+    let mut groups: BTreeMap<Vec<Port>, Group> = BTreeMap::new();
     let mut pods: Vec<&Arc<Pod>> = selected.iter().filter(|pod| service_pods::is_endpoint(pod, publish_all)).collect();
     // Ready ones first: if not all fit, these are the ones to keep.
     pods.sort_by_key(|pod| (!pods::is_ready(pod), pod.name_any()));
@@ -116,7 +127,12 @@ fn subsets(service: &Service, selected: &[Arc<Pod>]) -> (Vec<EndpointSubset>, bo
             .iter()
             .filter_map(|port| {
                 let protocol = port.protocol.clone().unwrap_or_else(|| "TCP".to_owned());
-                Some((service_pods::target_port(pod, port)?, protocol, port.name.clone().unwrap_or_default(), port.app_protocol.clone()))
+                Some((
+                    service_pods::target_port(pod, port)?,
+                    protocol,
+                    port.name.clone().unwrap_or_default(),
+                    port.app_protocol.clone(),
+                ))
             })
             .collect();
         ports.sort();
@@ -149,7 +165,7 @@ fn subsets(service: &Service, selected: &[Arc<Pod>]) -> (Vec<EndpointSubset>, bo
     (subsets.collect(), truncated)
 }
 
-fn port((port, protocol, name, app_protocol): (i32, String, String, Option<String>)) -> EndpointPort {
+fn port((port, protocol, name, app_protocol): Port) -> EndpointPort {
     EndpointPort { port, protocol: Some(protocol), name: Some(name).filter(|name| !name.is_empty()), app_protocol }
 }
 
@@ -160,8 +176,10 @@ mod tests {
 
     #[test]
     fn addresses_are_sorted_by_readiness_and_stable() {
-        let service: Service = serde_json::from_value(json!({"metadata": {"name": "web", "namespace": "d"}, "spec": {"selector": {"a": "b"},
-            "ports": [{"name": "http", "port": 80, "targetPort": 8080, "protocol": "TCP"}]}})).unwrap();
+        let service: Service =
+            serde_json::from_value(json!({"metadata": {"name": "web", "namespace": "d"}, "spec": {"selector": {"a": "b"},
+            "ports": [{"name": "http", "port": 80, "targetPort": 8080, "protocol": "TCP"}]}}))
+            .unwrap();
         let pod = |n: u8, ready: bool| -> Arc<Pod> {
             Arc::new(serde_json::from_value(json!({"metadata": {"name": format!("p{n}"), "namespace": "d"}, "spec": {"containers": []},
                 "status": {"phase": "Running", "podIP": format!("10.0.0.{n}"), "conditions": [{"type": "Ready", "status": if ready {"True"} else {"False"}}]}})).unwrap())
@@ -169,7 +187,10 @@ mod tests {
         let made = plan(&service, &[pod(2, true), pod(1, true), pod(3, false)], None).unwrap();
         let subset = &made.subsets.as_ref().unwrap()[0];
         let ips = |list: &Option<Vec<EndpointAddress>>| list.iter().flatten().map(|a| a.ip.clone()).collect::<Vec<_>>();
-        assert_eq!((ips(&subset.addresses), ips(&subset.not_ready_addresses)), (vec!["10.0.0.1".into(), "10.0.0.2".into()], vec!["10.0.0.3".to_owned()]));
+        assert_eq!(
+            (ips(&subset.addresses), ips(&subset.not_ready_addresses)),
+            (vec!["10.0.0.1".into(), "10.0.0.2".into()], vec!["10.0.0.3".to_owned()])
+        );
         assert!(plan(&service, &[pod(1, true), pod(2, true), pod(3, false)], Some(&made)).is_none());
         assert!(plan(&service, &[], Some(&made)).unwrap().subsets.is_none());
         let many: Vec<_> = (0..=255).flat_map(|n| std::iter::repeat_n(pod(n, true), 4)).collect();

@@ -34,6 +34,9 @@ pub fn service_of(slice: &EndpointSlice) -> Vec<String> {
 /// After this long a write that never came back is forgotten: its slice was deleted before the watch showed it.
 const FORGET: Duration = Duration::from_secs(30);
 
+/// By slice uid: a generation, and when it was written.
+type Written = HashMap<String, (i64, Instant)>;
+
 struct Controller {
     ctx: Context,
     services: Store<Service>,
@@ -42,7 +45,7 @@ struct Controller {
     slices: Store<EndpointSlice>,
     queue: Queue<Key>,
     /// By slice uid: the generation we wrote last, and when. A cache that is behind must not be acted on, or slices double.
-    written: Mutex<HashMap<Key, HashMap<String, (i64, Instant)>>>,
+    written: Mutex<HashMap<Key, Written>>,
 }
 
 pub async fn start(ctx: Context) -> anyhow::Result<()> {
@@ -85,7 +88,10 @@ impl Controller {
         let key = Key::new(slice.namespace().unwrap_or_default(), service.clone());
         let expected = {
             let mut written = self.written.lock();
-            let known = written.get(&key).and_then(|slices| slices.get(&slice.uid().unwrap_or_default())).map(|(generation, _)| *generation);
+            let known = written
+                .get(&key)
+                .and_then(|slices| slices.get(&slice.uid().unwrap_or_default()))
+                .map(|(generation, _)| *generation);
             if matches!(change, Change::Deleted(_))
                 && let Some(slices) = written.get_mut(&key)
             {

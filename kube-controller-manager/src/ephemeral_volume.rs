@@ -43,14 +43,18 @@ pub async fn start(ctx: Context) -> anyhow::Result<()> {
                 match claims.get(&Key::new(&key.namespace, &name)) {
                     Some(existing) if owner::is_controlled_by(&existing.metadata, &pod.uid().unwrap_or_default()) => {}
                     Some(_) => anyhow::bail!("PVC {}/{name} was not created for pod {key} (pod is not owner)", key.namespace),
-                    None => match ctx.namespaced::<PersistentVolumeClaim>(&key.namespace).create(&PostParams::default(), &claim).await {
-                        Err(error) if !api_error::is_already_exists(&error) => {
-                            let message = format!("ephemeral volume controller: create PVC {name}: {}", api_error::message(&error));
-                            ctx.warning(&pod.object_ref(&()), "FailedBinding", message);
-                            return Err(error.into());
+                    None => {
+                        match ctx.namespaced::<PersistentVolumeClaim>(&key.namespace).create(&PostParams::default(), &claim).await
+                        {
+                            Err(error) if !api_error::is_already_exists(&error) => {
+                                let message =
+                                    format!("ephemeral volume controller: create PVC {name}: {}", api_error::message(&error));
+                                ctx.warning(&pod.object_ref(&()), "FailedBinding", message);
+                                return Err(error.into());
+                            }
+                            _ => {}
                         }
-                        _ => {}
-                    },
+                    }
                 }
             }
             Ok(Requeue::No)

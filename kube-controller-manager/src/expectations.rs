@@ -45,8 +45,11 @@ impl Expectations {
 
     /// Starts a round of both.
     pub fn expect(&self, key: &Key, creations: usize, uids: impl IntoIterator<Item = String>) {
-        let record =
-            Record { creations: i64::try_from(creations).unwrap_or(i64::MAX), deletions: uids.into_iter().collect(), since: Instant::now() };
+        let record = Record {
+            creations: i64::try_from(creations).unwrap_or(i64::MAX),
+            deletions: uids.into_iter().collect(),
+            since: Instant::now(),
+        };
         self.records.lock().insert(key.clone(), record);
     }
 

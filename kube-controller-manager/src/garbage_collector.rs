@@ -142,8 +142,10 @@ impl Collector {
             Decision::Delete { policy, unblock } => {
                 if unblock && self.graph.lock().dependents(uid).iter().any(|(_, _, deleting)| *deleting) {
                     // A circle of foreground deletions would wait for itself: this one blocks nobody any more.
-                    let free: Vec<OwnerReference> =
-                        owners.iter().map(|owner| OwnerReference { block_owner_deletion: Some(false), ..owner.clone() }).collect();
+                    let free: Vec<OwnerReference> = owners
+                        .iter()
+                        .map(|owner| OwnerReference { block_owner_deletion: Some(false), ..owner.clone() })
+                        .collect();
                     let patch = json!({"metadata": {"resourceVersion": live.meta.resource_version, "ownerReferences": free}});
                     self.patch(&live.api, &item.place.name, &patch).await?;
                 }
@@ -243,11 +245,20 @@ impl Collector {
         Ok(())
     }
 
-    async fn delete(&self, live: &Live, item: &Item, uid: &Uid, policy: PropagationPolicy, at_version: bool) -> anyhow::Result<()> {
+    async fn delete(
+        &self,
+        live: &Live,
+        item: &Item,
+        uid: &Uid,
+        policy: PropagationPolicy,
+        at_version: bool,
+    ) -> anyhow::Result<()> {
         tracing::debug!(kind = &*item.place.kind, namespace = &*item.place.namespace, name = item.place.name, policy = ?policy, "Deleting item");
         // The version guards against an owner that was added meanwhile.
-        let preconditions =
-            Preconditions { uid: Some(uid.to_string()), resource_version: live.meta.resource_version.clone().filter(|_| at_version) };
+        let preconditions = Preconditions {
+            uid: Some(uid.to_string()),
+            resource_version: live.meta.resource_version.clone().filter(|_| at_version),
+        };
         let params = DeleteParams { propagation_policy: Some(policy), ..DeleteParams::default() }.preconditions(preconditions);
         api_error::ignore_not_found(live.api.delete(&item.place.name, &params).await)?;
         Ok(())
@@ -269,7 +280,10 @@ enum Decision {
     Keep,
     /// Another owner holds it: only these references stay.
     Release(Vec<OwnerReference>),
-    Delete { policy: PropagationPolicy, unblock: bool },
+    Delete {
+        policy: PropagationPolicy,
+        unblock: bool,
+    },
 }
 
 fn is_foreground(meta: &ObjectMeta) -> bool {
@@ -278,8 +292,12 @@ fn is_foreground(meta: &ObjectMeta) -> bool {
 
 /// Upstream: attemptToDeleteItem.
 fn decide(owners: &[OwnerReference], standing: &[Standing], meta: &ObjectMeta, has_dependents: bool) -> Decision {
-    let solid: Vec<OwnerReference> =
-        owners.iter().zip(standing).filter(|(_, standing)| **standing == Standing::Solid).map(|(owner, _)| owner.clone()).collect();
+    let solid: Vec<OwnerReference> = owners
+        .iter()
+        .zip(standing)
+        .filter(|(_, standing)| **standing == Standing::Solid)
+        .map(|(owner, _)| owner.clone())
+        .collect();
     if solid.len() == owners.len() {
         return Decision::Keep;
     }

@@ -109,7 +109,9 @@ mod tests {
     #[test]
     fn templates_are_numbered_found_again_and_forgotten() {
         let owner = OwnerReference { name: "web".into(), uid: "u".into(), ..OwnerReference::default() };
-        let template = |image: &str| -> PodTemplateSpec { serde_json::from_value(json!({"spec": {"containers": [{"name": "c", "image": image}]}})).unwrap() };
+        let template = |image: &str| -> PodTemplateSpec {
+            serde_json::from_value(json!({"spec": {"containers": [{"name": "c", "image": image}]}})).unwrap()
+        };
         let (one, op) = current(&[], &template_patch(&template("a")), &owner, "d", &BTreeMap::new(), None);
         assert!(matches!(op, Some(Op::Create(_))) && one.revision == 1);
         assert_eq!(name(&one), format!("web-{}", hash_of(&one)));

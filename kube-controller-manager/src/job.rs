@@ -80,7 +80,11 @@ impl Controller {
             self.expectations.forget(&Key::of(job.as_ref()));
             let uid = job.uid().unwrap_or_default();
             self.failures.lock().remove(&uid);
-            self.pods.owned_by(&uid).iter().filter(|pod| plan::has_finalizer(pod)).for_each(|pod| self.orphans.add(Key::of(pod.as_ref())));
+            self.pods
+                .owned_by(&uid)
+                .iter()
+                .filter(|pod| plan::has_finalizer(pod))
+                .for_each(|pod| self.orphans.add(Key::of(pod.as_ref())));
         }
         self.queue.add(Key::of(job.as_ref()));
     }
@@ -150,7 +154,9 @@ impl Controller {
         let patched = api.patch(&pod.name_any(), &PatchParams::default(), &Patch::Strategic(json!({"metadata": metadata}))).await;
         match patched {
             // Gone, or another pod by now (the uid differs).
-            Err(error) if api_error::is_not_found(&error) || api_error::is_conflict(&error) || api_error::is_invalid(&error) => Ok(()),
+            Err(error) if api_error::is_not_found(&error) || api_error::is_conflict(&error) || api_error::is_invalid(&error) => {
+                Ok(())
+            }
             other => other.map(|_| ()),
         }
     }
@@ -204,7 +210,11 @@ impl Controller {
         }
         let (name, namespace) = (job.name_any(), job.namespace().unwrap_or_default());
         let changed = Job { status: Some(status.clone()), ..job };
-        self.ctx.namespaced::<Job>(&namespace).replace_status(&name, &PostParams::default(), &changed).await.context("failed to update status")
+        self.ctx
+            .namespaced::<Job>(&namespace)
+            .replace_status(&name, &PostParams::default(), &changed)
+            .await
+            .context("failed to update status")
     }
 
     async fn claim(&self, job: &Job) -> anyhow::Result<Vec<Arc<Pod>>> {

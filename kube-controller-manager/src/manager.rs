@@ -27,7 +27,11 @@ const COMPONENT: &str = "kube-controller-manager";
 /// # Errors
 /// Credentials are unusable, the port is taken, or leadership was lost: the process must end.
 pub fn run(config: Config) -> anyhow::Result<()> {
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().context("failed to start the runtime")?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .context("failed to start the runtime")?;
     runtime.block_on(async {
         let tasks = Tasks::new();
         let running = start(Arc::new(config), tasks.clone()).await?;
@@ -114,7 +118,8 @@ pub async fn start(config: Arc<Config>, tasks: Tasks) -> anyhow::Result<Running>
 async fn anonymous(connection: &connect::Options) -> anyhow::Result<kube::Client> {
     let mut config = match &connection.kubeconfig {
         Some(path) => {
-            let kubeconfig = Kubeconfig::read_from(path).with_context(|| format!("failed to load kubeconfig {}", path.display()))?;
+            let kubeconfig =
+                Kubeconfig::read_from(path).with_context(|| format!("failed to load kubeconfig {}", path.display()))?;
             kube::Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await?
         }
         None => kube::Config::incluster()?,

@@ -74,7 +74,9 @@ async fn sync(ctx: &Context, name: &str) -> anyhow::Result<Requeue> {
         anyhow::bail!("{}", findings.errors.join(", "));
     }
     // Half of what the slowest pod may take, as upstream, but look again soon where nothing is known.
-    Ok(Requeue::After(findings.estimate.map_or(RETRY, |estimate| (estimate / 2).clamp(Duration::from_secs(1), Duration::from_secs(15)))))
+    Ok(Requeue::After(
+        findings.estimate.map_or(RETRY, |estimate| (estimate / 2).clamp(Duration::from_secs(1), Duration::from_secs(15))),
+    ))
 }
 
 fn finalized(namespace: &Namespace) -> bool {
@@ -95,7 +97,8 @@ async fn set_terminating(ctx: &Context, namespace: Namespace) -> kube::Result<Na
 async fn finalize(ctx: &Context, mut namespace: Namespace) -> anyhow::Result<()> {
     let name = namespace.name_any();
     if let Some(spec) = namespace.spec.as_mut() {
-        spec.finalizers = spec.finalizers.take().map(|list| list.into_iter().filter(|finalizer| finalizer != "kubernetes").collect());
+        spec.finalizers =
+            spec.finalizers.take().map(|list| list.into_iter().filter(|finalizer| finalizer != "kubernetes").collect());
     }
     let written = ctx.cluster::<Namespace>().replace_subresource("finalize", &name, &PostParams::default(), &namespace).await;
     api_error::ignore_not_found(written)?;

@@ -19,7 +19,8 @@ pub fn selects(spec: &PodSpec, node: &Node) -> bool {
 }
 
 fn term_matches(term: &NodeSelectorTerm, node: &Node) -> bool {
-    let (expressions, fields) = (term.match_expressions.as_deref().unwrap_or_default(), term.match_fields.as_deref().unwrap_or_default());
+    let (expressions, fields) =
+        (term.match_expressions.as_deref().unwrap_or_default(), term.match_fields.as_deref().unwrap_or_default());
     if expressions.is_empty() && fields.is_empty() {
         return false;
     }
@@ -49,7 +50,10 @@ fn matches(requirement: &NodeSelectorRequirement, value: Option<&str>) -> bool {
 /// Whether every taint with one of these effects is tolerated.
 pub fn tolerates_all(tolerations: &[Toleration], node: &Node, effects: &[&str]) -> bool {
     let taints = node.spec.as_ref().and_then(|spec| spec.taints.as_deref()).unwrap_or_default();
-    taints.iter().filter(|taint| effects.contains(&taint.effect.as_str())).all(|taint| tolerations.iter().any(|t| tolerates(t, taint)))
+    taints
+        .iter()
+        .filter(|taint| effects.contains(&taint.effect.as_str()))
+        .all(|taint| tolerations.iter().any(|t| tolerates(t, taint)))
 }
 
 #[cfg(test)]
@@ -59,7 +63,8 @@ mod tests {
 
     #[test]
     fn selectors_terms_and_fields_decide() {
-        let node: Node = serde_json::from_value(json!({"metadata": {"name": "n1", "labels": {"os": "linux", "gpus": "4"}}})).unwrap();
+        let node: Node =
+            serde_json::from_value(json!({"metadata": {"name": "n1", "labels": {"os": "linux", "gpus": "4"}}})).unwrap();
         let term = |term: Value| json!({"affinity": {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [term]}}}});
         for (spec, expected) in [
             (json!({}), true),

@@ -119,7 +119,9 @@ impl Allocator {
         };
         let Some(chosen) = chosen else {
             self.ctx.normal(&about, "CIDRNotAvailable", format!("Node {} status is now: CIDRNotAvailable", key.name));
-            anyhow::bail!("failed to allocate cidr: CIDR allocation failed; there are no remaining CIDRs left to allocate in the accepted range");
+            anyhow::bail!(
+                "failed to allocate cidr: CIDR allocation failed; there are no remaining CIDRs left to allocate in the accepted range"
+            );
         };
         let patch = json!({"spec": {"podCIDR": chosen[0], "podCIDRs": chosen}});
         let patched = self.ctx.cluster::<Node>().patch(&key.name, &PatchParams::default(), &Patch::Strategic(&patch)).await;
@@ -154,7 +156,10 @@ struct Pool {
 impl Pool {
     fn new(range: IpNet, bits: u8) -> anyhow::Result<Pool> {
         let prefix = range.prefix_len();
-        anyhow::ensure!(bits >= prefix && bits <= range.max_prefix_len(), "node CIDR mask size {bits} does not fit into cluster CIDR {range}");
+        anyhow::ensure!(
+            bits >= prefix && bits <= range.max_prefix_len(),
+            "node CIDR mask size {bits} does not fit into cluster CIDR {range}"
+        );
         let spread = bits - prefix;
         anyhow::ensure!(
             matches!(range, IpNet::V4(_)) || spread <= MAX_BITS,
@@ -174,7 +179,9 @@ impl Pool {
                 let address = u32::from(range.network()).wrapping_add(u32::try_from(offset).unwrap_or(0));
                 Ipv4Net::new_assert(Ipv4Addr::from(address), self.bits).into()
             }
-            IpNet::V6(range) => Ipv6Net::new_assert(Ipv6Addr::from(u128::from(range.network()).wrapping_add(offset)), self.bits).into(),
+            IpNet::V6(range) => {
+                Ipv6Net::new_assert(Ipv6Addr::from(u128::from(range.network()).wrapping_add(offset)), self.bits).into()
+            }
         }
     }
 

@@ -35,7 +35,8 @@ pub const BY_NODE: &str = "node";
 const WORKERS: usize = 8;
 
 /// Labels that older clients read, and what they repeat. Upstream: labelReconcileInfo.
-const LABELS: &[(&str, &str)] = &[("kubernetes.io/os", "beta.kubernetes.io/os"), ("kubernetes.io/arch", "beta.kubernetes.io/arch")];
+const LABELS: &[(&str, &str)] =
+    &[("kubernetes.io/os", "beta.kubernetes.io/os"), ("kubernetes.io/arch", "beta.kubernetes.io/arch")];
 
 pub fn node_of(pod: &Pod) -> Vec<String> {
     let name = pods::node_name(pod);
@@ -93,7 +94,11 @@ impl Controller {
         match change {
             Change::Added(_) => {
                 if self.nodes_are_known() {
-                    self.ctx.normal(&about(node), "RegisteredNode", format!("Node {name} event: Registered Node {name} in Controller"));
+                    self.ctx.normal(
+                        &about(node),
+                        "RegisteredNode",
+                        format!("Node {name} event: Registered Node {name} in Controller"),
+                    );
                 }
             }
             Change::Deleted(_) => {
@@ -158,7 +163,9 @@ impl Controller {
             all.insert(name.clone(), health.clone());
             health
         };
-        let Some(status) = plan::silent_status(node, &health, options.node_monitor_grace_period, options.node_startup_grace_period, now) else {
+        let Some(status) =
+            plan::silent_status(node, &health, options.node_monitor_grace_period, options.node_startup_grace_period, now)
+        else {
             return Ok(());
         };
         tracing::info!(node = name, "Node hasn't been updated, marking it unknown");
@@ -182,7 +189,9 @@ impl Controller {
             let condition = json!({"type": "Ready", "status": "False", "lastTransitionTime": k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(self.ctx.now())});
             let patch = json!({"metadata": {"uid": pod.uid()}, "status": {"conditions": [condition]}});
             let api = self.ctx.namespaced::<Pod>(&pod.namespace().unwrap_or_default());
-            api_error::ignore_not_found(api.patch_status(&pod.name_any(), &PatchParams::default(), &Patch::Strategic(&patch)).await)?;
+            api_error::ignore_not_found(
+                api.patch_status(&pod.name_any(), &PatchParams::default(), &Patch::Strategic(&patch)).await,
+            )?;
             self.ctx.warning(&pod.object_ref(&()), "NodeNotReady", "Node is not ready");
         }
         Ok(())

@@ -113,7 +113,8 @@ mod tests {
         assert_eq!((succeeded, skipped, error.is_none()), (100, 0, true));
         // Batches are 0, 1-2, 3-6, 7-14: the error of number 5 lets its batch finish and no other start.
         let (succeeded, skipped, error) =
-            slow_start(100, |n| async move { if n == 5 { Err(kube::Error::LinesCodecMaxLineLengthExceeded) } else { Ok(()) } }).await;
+            slow_start(100, |n| async move { if n == 5 { Err(kube::Error::LinesCodecMaxLineLengthExceeded) } else { Ok(()) } })
+                .await;
         assert_eq!((succeeded, skipped, error.is_some()), (6, 93, true));
     }
 }

@@ -40,7 +40,12 @@ pub async fn start(ctx: Context) -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn collect(ctx: &Context, nodes: &Store<Node>, pods: &Store<Pod>, missing: &Mutex<HashMap<String, Instant>>) -> anyhow::Result<()> {
+async fn collect(
+    ctx: &Context,
+    nodes: &Store<Node>,
+    pods: &Store<Pod>,
+    missing: &Mutex<HashMap<String, Instant>>,
+) -> anyhow::Result<()> {
     let all = pods.list();
     let threshold = usize::try_from(ctx.config.options.terminated_pod_gc_threshold).unwrap_or(0);
     let gone = quarantined(nodes, &all, &mut missing.lock());
@@ -51,7 +56,8 @@ async fn collect(ctx: &Context, nodes: &Store<Node>, pods: &Store<Pod>, missing:
             lost.insert(name);
         }
     }
-    let out_of_service: HashSet<String> = nodes.list().iter().filter(|node| is_out_of_service(node)).map(|node| node.name_any()).collect();
+    let out_of_service: HashSet<String> =
+        nodes.list().iter().filter(|node| is_out_of_service(node)).map(|node| node.name_any()).collect();
     for (pod, cause) in plan(&all, &lost, &out_of_service, threshold) {
         if let Err(error) = remove(ctx, &pod, cause).await {
             tracing::warn!(pod = %Key::of(pod.as_ref()), err = api_error::message(&error), "Failed to delete a pod");
@@ -104,7 +110,8 @@ fn plan(all: &[Arc<Pod>], lost: &HashSet<String>, out_of_service: &HashSet<Strin
     if threshold > 0 && finished.len() > threshold {
         // Evicted pods first, then the oldest.
         finished.sort_by_key(|pod| {
-            let evicted = pods::phase(pod) == "Failed" && pod.status.as_ref().and_then(|s| s.reason.as_deref()) == Some("Evicted");
+            let evicted =
+                pods::phase(pod) == "Failed" && pod.status.as_ref().and_then(|s| s.reason.as_deref()) == Some("Evicted");
             (!evicted, pod.metadata.creation_timestamp.clone(), pod.name_any())
         });
         let surplus = finished.len() - threshold;
@@ -124,7 +131,11 @@ async fn remove(ctx: &Context, pod: &Pod, cause: Cause) -> kube::Result<()> {
                 "message": "PodGC: node no longer exists", "lastTransitionTime": Time(ctx.now())}]);
         }
         let patch = json!({"metadata": {"uid": pod.uid()}, "status": status});
-        if api_error::ignore_not_found(api.patch_status(&pod.name_any(), &PatchParams::default(), &Patch::Strategic(&patch)).await)?.is_none() {
+        if api_error::ignore_not_found(
+            api.patch_status(&pod.name_any(), &PatchParams::default(), &Patch::Strategic(&patch)).await,
+        )?
+        .is_none()
+        {
             return Ok(());
         }
     }
@@ -158,7 +169,12 @@ mod tests {
         ];
         let doomed = plan(&all, &["gone".to_owned()].into(), &["dead".to_owned()].into(), 1);
         let rows: Vec<_> = doomed.iter().map(|(pod, cause)| (pod.name_any(), *cause)).collect();
-        let expected = [("orphan", Cause::NodeGone), ("unbound", Cause::Unscheduled), ("stuck", Cause::OutOfService), ("done1", Cause::Terminated)];
+        let expected = [
+            ("orphan", Cause::NodeGone),
+            ("unbound", Cause::Unscheduled),
+            ("stuck", Cause::OutOfService),
+            ("done1", Cause::Terminated),
+        ];
         assert_eq!(rows, expected.map(|(name, cause)| (name.to_owned(), cause)));
     }
 }

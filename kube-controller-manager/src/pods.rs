@@ -50,7 +50,8 @@ pub fn is_available(pod: &Pod, min_ready_seconds: i32, now: Timestamp) -> bool {
     if !is_ready(pod) {
         return false;
     }
-    min_ready_seconds == 0 || ready_since(pod).is_some_and(|since| since + jiff::SignedDuration::from_secs(min_ready_seconds.into()) <= now)
+    min_ready_seconds == 0
+        || ready_since(pod).is_some_and(|since| since + jiff::SignedDuration::from_secs(min_ready_seconds.into()) <= now)
 }
 
 /// When a ready pod becomes available, if it is not yet.
@@ -192,10 +193,22 @@ mod tests {
         let running = pod("running", "n1", "Running", false, json!({}));
         let cheap = pod("cheap", "n2", "Running", true, json!({"metadata": {"annotations": {DELETION_COST: "-5"}}}));
         let crowded = pod("crowded", "n1", "Running", true, json!({}));
-        let young = pod("young", "n2", "Running", true, json!({"status": {"conditions":
-            [{"type": "Ready", "status": "True", "lastTransitionTime": "2024-01-01T00:59:00Z"}]}}));
-        let restarted = pod("restarted", "n3", "Running", true, json!({"status": {"containerStatuses":
-            [{"name": "c", "image": "", "imageID": "", "ready": true, "restartCount": 7}]}}));
+        let young = pod(
+            "young",
+            "n2",
+            "Running",
+            true,
+            json!({"status": {"conditions":
+            [{"type": "Ready", "status": "True", "lastTransitionTime": "2024-01-01T00:59:00Z"}]}}),
+        );
+        let restarted = pod(
+            "restarted",
+            "n3",
+            "Running",
+            true,
+            json!({"status": {"containerStatuses":
+            [{"name": "c", "image": "", "imageID": "", "ready": true, "restartCount": 7}]}}),
+        );
         let old = pod("zold", "n3", "Running", true, json!({}));
         let all = [&old, &restarted, &young, &crowded, &cheap, &running, &pending, &unassigned].map(Arc::clone);
         let order: Vec<String> = (1..=7).map(|n| to_delete(&all, &all, n, now).last().unwrap().name_any()).collect();

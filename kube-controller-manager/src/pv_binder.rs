@@ -55,7 +55,9 @@ pub async fn start(ctx: Context) -> anyhow::Result<()> {
     });
     let (this, feed) = (Arc::clone(&binder), binder.claim_queue.clone());
     binder.volumes.on_change(move |change| match plan::claim_ref(change.object()) {
-        Some(reference) => feed.add(Key::new(reference.namespace.clone().unwrap_or_default(), reference.name.clone().unwrap_or_default())),
+        Some(reference) => {
+            feed.add(Key::new(reference.namespace.clone().unwrap_or_default(), reference.name.clone().unwrap_or_default()))
+        }
         // A new volume may be what somebody waits for.
         None if !matches!(change, Change::Deleted(_)) => this.enqueue_waiting(),
         None => {}
@@ -110,13 +112,15 @@ impl Binder {
         // The user asked for one particular volume.
         match self.volumes.get(&Key::cluster(name)) {
             None => self.set_pending(&claim).await?,
-            Some(volume) if plan::claim_ref(&volume).is_none() || plan::is_for(&volume, &claim) => match plan::mismatch(&volume, &claim) {
-                Some(why) => {
-                    self.ctx.warning(&about, "VolumeMismatch", format!("Cannot bind to requested volume {name:?}: {why}"));
-                    self.set_pending(&claim).await?;
+            Some(volume) if plan::claim_ref(&volume).is_none() || plan::is_for(&volume, &claim) => {
+                match plan::mismatch(&volume, &claim) {
+                    Some(why) => {
+                        self.ctx.warning(&about, "VolumeMismatch", format!("Cannot bind to requested volume {name:?}: {why}"));
+                        self.set_pending(&claim).await?;
+                    }
+                    None => self.bind(&volume, &claim).await?,
                 }
-                None => self.bind(&volume, &claim).await?,
-            },
+            }
             Some(_) => {
                 self.ctx.warning(&about, "FailedBinding", format!("volume {name:?} already bound to a different claim."));
                 self.set_pending(&claim).await?;
@@ -149,7 +153,11 @@ impl Binder {
             return Ok(Requeue::No);
         }
         match (class_name.filter(|name| !name.is_empty()), class) {
-            (None, _) => self.ctx.normal(about, "FailedBinding", "no persistent volumes available for this claim and no storage class is set"),
+            (None, _) => self.ctx.normal(
+                about,
+                "FailedBinding",
+                "no persistent volumes available for this claim and no storage class is set",
+            ),
             (Some(name), None) => {
                 self.ctx.warning(about, "ProvisioningFailed", format!("storageclass.storage.k8s.io {name:?} not found"));
             }
@@ -162,11 +170,19 @@ impl Binder {
     fn default_class(&self) -> Option<String> {
         let is_default = |class: &&Arc<StorageClass>| class.annotations().get(DEFAULT_CLASS).is_some_and(|value| value == "true");
         let all = self.classes.list();
-        let newest = all.iter().filter(is_default).max_by_key(|class| (class.metadata.creation_timestamp.clone(), std::cmp::Reverse(class.name_any())));
+        let newest = all
+            .iter()
+            .filter(is_default)
+            .max_by_key(|class| (class.metadata.creation_timestamp.clone(), std::cmp::Reverse(class.name_any())));
         newest.map(|class| class.name_any())
     }
 
-    async fn ask_provisioner(&self, claim: &PersistentVolumeClaim, about: &ObjectReference, class: &StorageClass) -> anyhow::Result<()> {
+    async fn ask_provisioner(
+        &self,
+        claim: &PersistentVolumeClaim,
+        about: &ObjectReference,
+        class: &StorageClass,
+    ) -> anyhow::Result<()> {
         let provisioner = &class.provisioner;
         if provisioner == "kubernetes.io/no-provisioner" {
             self.ctx.normal(about, "FailedBinding", "no persistent volumes available for this claim and no storage class is set");
@@ -190,7 +206,9 @@ impl Binder {
         let name = volume_name(claim);
         let lost = |reason: &'static str, message: &'static str| (reason, message);
         let trouble = match self.volumes.get(&Key::cluster(name)) {
-            _ if name.is_empty() => lost("ClaimLost", "Bound claim has lost reference to PersistentVolume. Data on the volume is lost!"),
+            _ if name.is_empty() => {
+                lost("ClaimLost", "Bound claim has lost reference to PersistentVolume. Data on the volume is lost!")
+            }
             None => lost("ClaimLost", "Bound claim has lost its PersistentVolume. Data on the volume is lost!"),
             Some(volume) if plan::claim_ref(&volume).is_none() || plan::is_for(&volume, claim) => {
                 self.bind(&volume, claim).await?;
@@ -199,7 +217,8 @@ impl Binder {
             Some(_) => lost("ClaimMisbound", "Two claims are bound to the same volume, this one is bound incorrectly"),
         };
         if phase(claim) != "Lost" {
-            let status = PersistentVolumeClaimStatus { phase: Some("Lost".to_owned()), ..claim.status.clone().unwrap_or_default() };
+            let status =
+                PersistentVolumeClaimStatus { phase: Some("Lost".to_owned()), ..claim.status.clone().unwrap_or_default() };
             self.write_claim_status(claim, status).await?;
             self.ctx.warning(about, trouble.0, trouble.1);
         }
@@ -257,7 +276,8 @@ impl Binder {
         if phase(claim) == "Pending" {
             return Ok(());
         }
-        let status = PersistentVolumeClaimStatus { phase: Some("Pending".to_owned()), ..claim.status.clone().unwrap_or_default() };
+        let status =
+            PersistentVolumeClaimStatus { phase: Some("Pending".to_owned()), ..claim.status.clone().unwrap_or_default() };
         self.write_claim_status(claim, status).await
     }
 
@@ -272,7 +292,8 @@ impl Binder {
         status.phase = Some(phase.to_owned());
         status.message = message;
         let changed = PersistentVolume { status: Some(status), ..volume.clone() };
-        let written = self.ctx.cluster::<PersistentVolume>().replace_status(&volume.name_any(), &PostParams::default(), &changed).await;
+        let written =
+            self.ctx.cluster::<PersistentVolume>().replace_status(&volume.name_any(), &PostParams::default(), &changed).await;
         api_error::ignore_not_found(written).map(|_| ())
     }
 
@@ -288,7 +309,9 @@ impl Binder {
             claim = api.get_opt(&claim_key.name).await?.map(Arc::new);
         }
         match plan::standing(&volume, claim.as_deref()) {
-            Standing::Free | Standing::Reserved if plan::claim_ref(&volume).is_none_or(|r| r.uid.as_ref().is_none_or(String::is_empty)) => {
+            Standing::Free | Standing::Reserved
+                if plan::claim_ref(&volume).is_none_or(|r| r.uid.as_ref().is_none_or(String::is_empty)) =>
+            {
                 self.set_volume_phase(&volume, "Available", None).await?;
             }
             Standing::Free | Standing::Reserved => self.claim_queue.add(claim_key),
@@ -329,14 +352,21 @@ impl Binder {
                         match std::fs::remove_dir_all(&path) {
                             Err(error) if error.kind() != std::io::ErrorKind::NotFound => error.to_string(),
                             _ => {
-                                let deleted = self.ctx.cluster::<PersistentVolume>().delete(&volume.name_any(), &DeleteParams::default()).await;
+                                let deleted = self
+                                    .ctx
+                                    .cluster::<PersistentVolume>()
+                                    .delete(&volume.name_any(), &DeleteParams::default())
+                                    .await;
                                 api_error::ignore_not_found(deleted)?;
                                 return Ok(Requeue::No);
                             }
                         }
                     }
                     Some(_) => format!("host_path deleter only supports /tmp/.+ but received provided {path}"),
-                    None => format!("error getting deleter volume plugin for volume {:?}: no deletable volume plugin matched", volume.name_any()),
+                    None => format!(
+                        "error getting deleter volume plugin for volume {:?}: no deletable volume plugin matched",
+                        volume.name_any()
+                    ),
                 };
                 if phase != "Failed" {
                     self.set_volume_phase(volume, "Failed", Some(message.clone())).await?;

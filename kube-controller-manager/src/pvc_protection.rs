@@ -76,6 +76,8 @@ async fn sync(ctx: &Context, claims: &Store<PersistentVolumeClaim>, pods: &Store
         }
         _ => return Ok(Requeue::No),
     }
-    api_error::ignore_not_found(ctx.namespaced::<PersistentVolumeClaim>(&key.namespace).replace(&key.name, &PostParams::default(), &changed).await)?;
+    api_error::ignore_not_found(
+        ctx.namespaced::<PersistentVolumeClaim>(&key.namespace).replace(&key.name, &PostParams::default(), &changed).await,
+    )?;
     Ok(Requeue::No)
 }

@@ -125,9 +125,9 @@ async fn run<F: Flavor>(ctx: Context, workers: usize) -> anyhow::Result<()> {
         ctx,
     });
     let this = Arc::clone(&controller);
-    controller.sets.on_change(move |change| this.set_changed(&change));
+    controller.sets.on_change(move |change| this.set_changed(change));
     let this = Arc::clone(&controller);
-    controller.pods.on_change(move |change| this.pod_changed(&change));
+    controller.pods.on_change(move |change| this.pod_changed(change));
     controller.sets.synced().await;
     controller.pods.synced().await;
     let this = Arc::clone(&controller);
@@ -340,7 +340,9 @@ impl<F: Flavor> Controller<F> {
             Err(error) if api_error::is_conflict(&error) => {
                 // Once more on the newest object, as upstream (statusUpdateRetries = 1).
                 let Some(fresh) = api.get_opt(&key.name).await? else { return Ok(()) };
-                api_error::ignore_not_found(api.replace_status(&key.name, &PostParams::default(), &fresh.with_status(status)).await)?;
+                api_error::ignore_not_found(
+                    api.replace_status(&key.name, &PostParams::default(), &fresh.with_status(status)).await,
+                )?;
                 Ok(())
             }
             Err(error) => Err(error).context("failed to update status"),
@@ -351,3 +353,6 @@ impl<F: Flavor> Controller<F> {
 fn controller_ref<F: Flavor>(set: &ReplicaSet) -> OwnerReference {
     owner::controller_ref(F::API_VERSION, F::KIND_NAME, &set.metadata)
 }
+
+#[cfg(test)]
+mod model_tests;

@@ -42,7 +42,13 @@ pub async fn start(ctx: Context) -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn sync(ctx: &Context, namespaces: &Store<Namespace>, maps: &Store<ConfigMap>, bundle: &str, key: &Key) -> anyhow::Result<Requeue> {
+async fn sync(
+    ctx: &Context,
+    namespaces: &Store<Namespace>,
+    maps: &Store<ConfigMap>,
+    bundle: &str,
+    key: &Key,
+) -> anyhow::Result<Requeue> {
     if !namespaces.get(key).is_some_and(|namespace| is_active(&namespace)) {
         return Ok(Requeue::No);
     }

@@ -59,7 +59,8 @@ mod tests {
 
     #[test]
     fn requirements_follow_the_operators() {
-        let labels: BTreeMap<String, String> = [("app".to_owned(), "web".to_owned()), ("tier".to_owned(), "front".to_owned())].into();
+        let labels: BTreeMap<String, String> =
+            [("app".to_owned(), "web".to_owned()), ("tier".to_owned(), "front".to_owned())].into();
         for (selector, expected) in [
             (json!({}), true),
             (json!({"matchLabels": {"app": "web"}}), true),

@@ -59,7 +59,8 @@ fn facts(pod: &Pod) -> impl PartialEq {
 pub fn pod_ips(pod: &Pod) -> impl Iterator<Item = IpAddr> {
     let status = pod.status.as_ref();
     let many = status.and_then(|status| status.pod_ips.as_ref()).into_iter().flatten().map(|ip| ip.ip.as_str());
-    let one = status.filter(|status| status.pod_ips.as_ref().is_none_or(Vec::is_empty)).and_then(|status| status.pod_ip.as_deref());
+    let one =
+        status.filter(|status| status.pod_ips.as_ref().is_none_or(Vec::is_empty)).and_then(|status| status.pod_ip.as_deref());
     many.chain(one).filter_map(|ip| ip.parse().ok())
 }
 
@@ -115,5 +116,10 @@ pub fn is_managed(service: &Service) -> bool {
 
 /// The Service's labels, without those that mean something on the endpoints themselves.
 pub fn copied_labels(service: &Service, reserved: &[&str]) -> BTreeMap<String, String> {
-    service.labels().iter().filter(|(key, _)| !reserved.contains(&key.as_str())).map(|(key, value)| (key.clone(), value.clone())).collect()
+    service
+        .labels()
+        .iter()
+        .filter(|(key, _)| !reserved.contains(&key.as_str()))
+        .map(|(key, value)| (key.clone(), value.clone()))
+        .collect()
 }

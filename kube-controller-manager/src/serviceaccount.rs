@@ -39,7 +39,9 @@ pub async fn start(ctx: Context) -> anyhow::Result<()> {
                 ..ServiceAccount::default()
             };
             match ctx.namespaced::<ServiceAccount>(&key.name).create(&PostParams::default(), &account).await {
-                Err(error) if !api_error::is_already_exists(&error) && !api_error::is_namespace_terminating(&error) => Err(error.into()),
+                Err(error) if !api_error::is_already_exists(&error) && !api_error::is_namespace_terminating(&error) => {
+                    Err(error.into())
+                }
                 _ => Ok(Requeue::No),
             }
         }

@@ -39,9 +39,12 @@ pub async fn start(ctx: Context) -> anyhow::Result<()> {
         tracing::info!("Controller is disabled because there is no private key, see --service-account-private-key-file");
         return Ok(());
     };
-    let pem = std::fs::read(&file).with_context(|| format!("error reading key for service account token controller {}", file.display()))?;
+    let pem = std::fs::read(&file)
+        .with_context(|| format!("error reading key for service account token controller {}", file.display()))?;
     let root_ca = match Config::file(&ctx.config.options.root_ca_file) {
-        Some(file) => Some(std::fs::read_to_string(&file).with_context(|| format!("error reading root-ca-file at {}", file.display()))?),
+        Some(file) => {
+            Some(std::fs::read_to_string(&file).with_context(|| format!("error reading root-ca-file at {}", file.display()))?)
+        }
         None => None,
     };
     let fields = format!("type={TYPE}");
@@ -84,13 +87,16 @@ impl Controller {
             _ => match self.ctx.namespaced::<ServiceAccount>(&key.namespace).get_opt(name).await? {
                 Some(account) if fits(&account) => account,
                 _ => {
-                    let params = DeleteParams::default().preconditions(Preconditions { uid: secret.uid(), resource_version: None });
+                    let params =
+                        DeleteParams::default().preconditions(Preconditions { uid: secret.uid(), resource_version: None });
                     api_error::ignore_not_found(api.delete(&key.name, &params).await)?;
                     return Ok(Requeue::No);
                 }
             },
         };
-        let Some(changed) = plan(&secret, &account, self.root_ca.as_deref(), |account, secret| self.signer.token(account, secret))? else {
+        let Some(changed) =
+            plan(&secret, &account, self.root_ca.as_deref(), |account, secret| self.signer.token(account, secret))?
+        else {
             return Ok(Requeue::No);
         };
         api_error::ignore_not_found(api.replace(&key.name, &PostParams::default(), &changed).await)?;
@@ -162,7 +168,8 @@ mod tests {
 
     #[test]
     fn secrets_get_what_is_missing_and_keep_their_token() {
-        let account: ServiceAccount = serde_json::from_value(json!({"metadata": {"name": "a", "namespace": "d", "uid": "u"}})).unwrap();
+        let account: ServiceAccount =
+            serde_json::from_value(json!({"metadata": {"name": "a", "namespace": "d", "uid": "u"}})).unwrap();
         let secret: Secret = serde_json::from_value(json!({"metadata": {"name": "s", "annotations": {NAME: "a"}}})).unwrap();
         let filled = plan(&secret, &account, Some("CA"), |_, _| Ok("T".to_owned())).unwrap().unwrap();
         let data = filled.data.as_ref().unwrap();

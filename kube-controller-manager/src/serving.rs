@@ -42,7 +42,9 @@ pub async fn start(config: &Config, tasks: &Tasks, checks: Checks) -> anyhow::Re
         Some(file) => {
             let mut roots = rustls::RootCertStore::empty();
             for certificate in tls::certificates(&file)? {
-                roots.add(certificate).with_context(|| format!("--client-ca-file: unusable certificate in {}", file.display()))?;
+                roots
+                    .add(certificate)
+                    .with_context(|| format!("--client-ca-file: unusable certificate in {}", file.display()))?;
             }
             Some(WebPkiClientVerifier::builder(Arc::new(roots)).allow_unauthenticated().build().context("--client-ca-file")?)
         }
@@ -82,11 +84,16 @@ impl Gate {
                 Err(()) => return serve::text(StatusCode::UNAUTHORIZED, "text/plain; charset=utf-8", "Unauthorized"),
             };
             if !self.authorized(&user, request.method().as_str(), &path).await {
-                let message = format!("Forbidden: User \"{}\" cannot {} path \"{path}\"", user.name, request.method().as_str().to_lowercase());
+                let message = format!(
+                    "Forbidden: User \"{}\" cannot {} path \"{path}\"",
+                    user.name,
+                    request.method().as_str().to_lowercase()
+                );
                 return serve::text(StatusCode::FORBIDDEN, "text/plain; charset=utf-8", message);
             }
         }
-        serve::standard(&request, checks).unwrap_or_else(|| serve::text(StatusCode::NOT_FOUND, "text/plain; charset=utf-8", "404 page not found\n"))
+        serve::standard(&request, checks)
+            .unwrap_or_else(|| serve::text(StatusCode::NOT_FOUND, "text/plain; charset=utf-8", "404 page not found\n"))
     }
 
     /// Certificate first (the handshake has verified it), then token, else anonymous.
@@ -106,7 +113,8 @@ impl Gate {
             (Some(token), Some(client)) => {
                 let spec = TokenReviewSpec { token: token.to_owned(), ..TokenReviewSpec::default() };
                 let review = TokenReview { spec, ..TokenReview::default() };
-                let answer = Api::<TokenReview>::all(client.clone()).create(&PostParams::default(), &review).await.map_err(|_| ())?;
+                let answer =
+                    Api::<TokenReview>::all(client.clone()).create(&PostParams::default(), &review).await.map_err(|_| ())?;
                 let status = answer.status.filter(|status| status.authenticated == Some(true)).ok_or(())?;
                 let user = status.user.unwrap_or_default();
                 Ok(User { name: user.username.unwrap_or_default(), groups: user.groups.unwrap_or_default() })
@@ -120,7 +128,10 @@ impl Gate {
             spec: SubjectAccessReviewSpec {
                 user: Some(user.name.clone()),
                 groups: Some(user.groups.clone()),
-                non_resource_attributes: Some(NonResourceAttributes { path: Some(path.to_owned()), verb: Some(verb.to_lowercase()) }),
+                non_resource_attributes: Some(NonResourceAttributes {
+                    path: Some(path.to_owned()),
+                    verb: Some(verb.to_lowercase()),
+                }),
                 ..SubjectAccessReviewSpec::default()
             },
             ..SubjectAccessReview::default()

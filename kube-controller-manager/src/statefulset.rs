@@ -106,7 +106,11 @@ impl Controller {
         let applied = self.apply(key, &set, &about, plan.ops, &observed.pods).await;
         if plan::differs(&set.status.clone().unwrap_or_default(), &plan.status) {
             let changed = StatefulSet { status: Some(plan.status), ..(*set).clone() };
-            let written = self.ctx.namespaced::<StatefulSet>(&key.namespace).replace_status(&key.name, &PostParams::default(), &changed).await;
+            let written = self
+                .ctx
+                .namespaced::<StatefulSet>(&key.namespace)
+                .replace_status(&key.name, &PostParams::default(), &changed)
+                .await;
             api_error::ignore_not_found(written)?;
         }
         applied?;
@@ -149,11 +153,14 @@ impl Controller {
         let reference = owner::controller_ref("apps/v1", "StatefulSet", &set.metadata);
         let revisions = self.revisions.owned_by(&uid);
         let collisions = set.status.as_ref().and_then(|status| status.collision_count);
-        let (update, op) = history::current(&revisions, &history::template_patch(&template), &reference, &namespace, &labels, collisions);
+        let (update, op) =
+            history::current(&revisions, &history::template_patch(&template), &reference, &namespace, &labels, collisions);
         let api = self.ctx.namespaced::<ControllerRevision>(&namespace);
         match op {
             None => {}
-            Some(history::Op::Update(revision)) => drop(api.replace(&revision.name_any(), &PostParams::default(), &revision).await?),
+            Some(history::Op::Update(revision)) => {
+                drop(api.replace(&revision.name_any(), &PostParams::default(), &revision).await?)
+            }
             Some(history::Op::Create(revision)) => match api.create(&PostParams::default(), &revision).await {
                 Ok(_) => {}
                 Err(error) if api_error::is_already_exists(&error) => {
@@ -162,7 +169,10 @@ impl Controller {
                         let mut changed = set.clone();
                         let status = changed.status.get_or_insert_default();
                         status.collision_count = Some(status.collision_count.unwrap_or(0) + 1);
-                        self.ctx.namespaced::<StatefulSet>(&namespace).replace_status(&set.name_any(), &PostParams::default(), &changed).await?;
+                        self.ctx
+                            .namespaced::<StatefulSet>(&namespace)
+                            .replace_status(&set.name_any(), &PostParams::default(), &changed)
+                            .await?;
                         return Err(error.into());
                     }
                 }
@@ -177,7 +187,12 @@ impl Controller {
         Ok((current, update, revisions))
     }
 
-    async fn clean_history(&self, set: &StatefulSet, revisions: &[Arc<ControllerRevision>], observed: &Observed) -> anyhow::Result<()> {
+    async fn clean_history(
+        &self,
+        set: &StatefulSet,
+        revisions: &[Arc<ControllerRevision>],
+        observed: &Observed,
+    ) -> anyhow::Result<()> {
         let limit = set.spec.as_ref().and_then(|spec| spec.revision_history_limit).unwrap_or(10);
         let mut live: HashSet<String> = observed.pods.iter().map(|pod| identity::revision(pod).to_owned()).collect();
         live.extend([observed.current.name.clone(), observed.update.name.clone()]);
@@ -188,7 +203,14 @@ impl Controller {
         Ok(())
     }
 
-    async fn apply(&self, key: &Key, set: &StatefulSet, about: &ObjectReference, ops: Vec<Op>, all: &[Arc<Pod>]) -> anyhow::Result<()> {
+    async fn apply(
+        &self,
+        key: &Key,
+        set: &StatefulSet,
+        about: &ObjectReference,
+        ops: Vec<Op>,
+        all: &[Arc<Pod>],
+    ) -> anyhow::Result<()> {
         let api = self.ctx.namespaced::<Pod>(&key.namespace);
         for op in ops {
             match op {
@@ -211,7 +233,11 @@ impl Controller {
                         let what = if pods::phase(&pod) == "Failed" { "failed" } else { "terminated" };
                         let reason = if what == "failed" { "RecreatingFailedPod" } else { "RecreatingTerminatedPod" };
                         let message = format!("StatefulSet {key} is recreating {what} Pod {name}");
-                        if what == "failed" { self.ctx.warning(about, reason, message) } else { self.ctx.normal(about, reason, message) }
+                        if what == "failed" {
+                            self.ctx.warning(about, reason, message)
+                        } else {
+                            self.ctx.normal(about, reason, message)
+                        }
                     }
                     let params = DeleteParams::default().preconditions(Preconditions { uid: pod.uid(), resource_version: None });
                     match api.delete(&name, &params).await {
@@ -224,7 +250,8 @@ impl Controller {
                     }
                 }
                 Op::Repair { ordinal, pod } => {
-                    self.ensure_claims(set, about, ordinal, all.iter().find(|other| other.uid() == pod.uid()).map(Arc::as_ref)).await?;
+                    self.ensure_claims(set, about, ordinal, all.iter().find(|other| other.uid() == pod.uid()).map(Arc::as_ref))
+                        .await?;
                     if identity::in_range(set, ordinal) && !identity::is_identified(set, &pod, ordinal) {
                         let mut repaired = (*pod).clone();
                         identity::identify(set, &mut repaired, ordinal);
@@ -242,16 +269,28 @@ impl Controller {
     fn tell(&self, about: &ObjectReference, verb: &str, pod: &str, set: &str, error: Option<&kube::Error>) {
         let title = if verb == "create" { "Create" } else { "Delete" };
         match error {
-            None => self.ctx.normal(about, &format!("Successful{title}"), format!("{verb} Pod {pod} in StatefulSet {set} successful")),
+            None => {
+                self.ctx.normal(about, &format!("Successful{title}"), format!("{verb} Pod {pod} in StatefulSet {set} successful"))
+            }
             Some(error) => {
                 let why = api_error::message(error);
-                self.ctx.warning(about, &format!("Failed{title}"), format!("{verb} Pod {pod} in StatefulSet {set} failed error: {why}"));
+                self.ctx.warning(
+                    about,
+                    &format!("Failed{title}"),
+                    format!("{verb} Pod {pod} in StatefulSet {set} failed error: {why}"),
+                );
             }
         }
     }
 
     /// Makes an ordinal's claims where they are missing, and lets the retention policy choose their owners.
-    async fn ensure_claims(&self, set: &StatefulSet, about: &ObjectReference, ordinal: i32, pod: Option<&Pod>) -> anyhow::Result<()> {
+    async fn ensure_claims(
+        &self,
+        set: &StatefulSet,
+        about: &ObjectReference,
+        ordinal: i32,
+        pod: Option<&Pod>,
+    ) -> anyhow::Result<()> {
         let namespace = set.namespace().unwrap_or_default();
         let api = self.ctx.namespaced::<PersistentVolumeClaim>(&namespace);
         for (_, claim) in identity::claims(set, ordinal) {
@@ -270,7 +309,10 @@ impl Controller {
                     Err(error) if api_error::is_already_exists(&error) => {}
                     Err(error) => {
                         let why = api_error::message(&error);
-                        let message = format!("create Claim {name} for Pod {0}-{ordinal} in StatefulSet {0} failed error: {why}", set.name_any());
+                        let message = format!(
+                            "create Claim {name} for Pod {0}-{ordinal} in StatefulSet {0} failed error: {why}",
+                            set.name_any()
+                        );
                         self.ctx.warning(about, "FailedCreate", message);
                         return Err(error).context("failed to create a claim");
                     }

@@ -137,10 +137,13 @@ mod tests {
     #[test]
     fn pods_stay_as_long_as_they_tolerate_every_taint() {
         let now: Timestamp = "2024-01-01T00:10:00Z".parse().unwrap();
-        let node = |taints: Value| -> Node { serde_json::from_value(json!({"metadata": {"name": "n"}, "spec": {"taints": taints}})).unwrap() };
+        let node = |taints: Value| -> Node {
+            serde_json::from_value(json!({"metadata": {"name": "n"}, "spec": {"taints": taints}})).unwrap()
+        };
         let pod = |tolerations: Value| -> Pod {
             serde_json::from_value(json!({"metadata": {"name": "p", "creationTimestamp": "2024-01-01T00:00:00Z"},
-                "spec": {"containers": [], "tolerations": tolerations}})).unwrap()
+                "spec": {"containers": [], "tolerations": tolerations}}))
+            .unwrap()
         };
         let out = json!([{"key": "out", "effect": "NoExecute", "timeAdded": "2024-01-01T00:09:00Z"}]);
         let until = |text: &str| Verdict::Until(text.parse().unwrap());
@@ -151,7 +154,11 @@ mod tests {
             (out.clone(), json!([{"key": "out", "operator": "Exists", "tolerationSeconds": 300}]), until("2024-01-01T00:14:00Z")),
             (out.clone(), json!([{"key": "out", "operator": "Exists", "tolerationSeconds": -5}]), until("2024-01-01T00:09:00Z")),
             (out.clone(), json!([{"key": "out", "operator": "Exists", "effect": "NoSchedule"}]), Verdict::Until(now)),
-            (out, json!([{"operator": "Exists", "tolerationSeconds": 60}, {"key": "out", "operator": "Exists"}]), until("2024-01-01T00:10:00Z")),
+            (
+                out,
+                json!([{"operator": "Exists", "tolerationSeconds": 60}, {"key": "out", "operator": "Exists"}]),
+                until("2024-01-01T00:10:00Z"),
+            ),
         ] {
             assert_eq!(plan(&node(taints.clone()), &pod(tolerations.clone()), now), expected, "{taints} {tolerations}");
         }

@@ -13,7 +13,8 @@ use crate::context::{self, Context, Requeue};
 
 pub async fn start(ctx: Context) -> anyhow::Result<()> {
     let fields = format!("type={SECRET_TYPE}");
-    let secrets = ctx.watch(Api::<Secret>::namespaced(ctx.informers.client(), NAMESPACE), watcher::Config::default().fields(&fields));
+    let secrets =
+        ctx.watch(Api::<Secret>::namespaced(ctx.informers.client(), NAMESPACE), watcher::Config::default().fields(&fields));
     let queue = ctx.queue();
     secrets.feed(&queue);
     secrets.synced().await;
@@ -26,7 +27,8 @@ pub async fn start(ctx: Context) -> anyhow::Result<()> {
             match expiration(&secret) {
                 Some(at) if at <= now => {
                     tracing::info!(secret = %key, "Deleting expired secret");
-                    let params = DeleteParams::default().preconditions(Preconditions { uid: secret.uid(), resource_version: None });
+                    let params =
+                        DeleteParams::default().preconditions(Preconditions { uid: secret.uid(), resource_version: None });
                     let deleted = ctx.namespaced::<Secret>(NAMESPACE).delete(&key.name, &params).await;
                     api_error::ignore_not_found(deleted)?;
                     Ok(Requeue::No)

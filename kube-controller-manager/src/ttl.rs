@@ -13,7 +13,8 @@ use crate::context::{Context, Requeue};
 const ANNOTATION: &str = "node.alpha.kubernetes.io/ttl";
 
 /// (smallest cluster, largest cluster, seconds); the ranges overlap, so that the value does not flap.
-const BOUNDARIES: &[(usize, usize, u32)] = &[(0, 100, 0), (90, 500, 15), (450, 1000, 30), (900, 2000, 60), (1800, usize::MAX, 300)];
+const BOUNDARIES: &[(usize, usize, u32)] =
+    &[(0, 100, 0), (90, 500, 15), (450, 1000, 30), (900, 2000, 60), (1800, usize::MAX, 300)];
 
 pub async fn start(ctx: Context) -> anyhow::Result<()> {
     let (nodes, queue) = (ctx.store::<Node>(), ctx.queue());

@@ -58,7 +58,8 @@ mod tests {
     fn only_finished_jobs_with_a_ttl_expire() {
         let job = |ttl: Option<i32>, type_: &str| -> Job {
             serde_json::from_value(json!({"spec": {"template": {}, "ttlSecondsAfterFinished": ttl},
-                "status": {"conditions": [{"type": type_, "status": "True", "lastTransitionTime": "2024-01-01T00:00:00Z"}]}})).unwrap()
+                "status": {"conditions": [{"type": type_, "status": "True", "lastTransitionTime": "2024-01-01T00:00:00Z"}]}}))
+            .unwrap()
         };
         assert_eq!(expiry(&job(Some(60), "Complete")), Some("2024-01-01T00:01:00Z".parse().unwrap()));
         assert_eq!(expiry(&job(Some(60), "Suspended")), None);

@@ -37,8 +37,12 @@ impl Recognized {
             Recognized::SelfNodeClient => {
                 (Some("selfnodeclient"), "Auto approving self kubelet client certificate after SubjectAccessReview.")
             }
-            Recognized::NodeClient => (Some("nodeclient"), "Auto approving kubelet client certificate after SubjectAccessReview."),
-            Recognized::NodeServing => (None, "Auto approving kubelet serving certificate after comparing it with the node's addresses."),
+            Recognized::NodeClient => {
+                (Some("nodeclient"), "Auto approving kubelet client certificate after SubjectAccessReview.")
+            }
+            Recognized::NodeServing => {
+                (None, "Auto approving kubelet serving certificate after comparing it with the node's addresses.")
+            }
         }
     }
 }
@@ -56,13 +60,23 @@ pub async fn start(ctx: Context) -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn sync(ctx: &Context, store: &Store<CertificateSigningRequest>, nodes: &Store<Node>, key: &Key) -> anyhow::Result<Requeue> {
+async fn sync(
+    ctx: &Context,
+    store: &Store<CertificateSigningRequest>,
+    nodes: &Store<Node>,
+    key: &Key,
+) -> anyhow::Result<Requeue> {
     let Some(csr) = store.get(key) else { return Ok(Requeue::No) };
     if is_issued(&csr) || has_condition(&csr, "Approved") || has_condition(&csr, "Denied") || has_condition(&csr, "Failed") {
         return Ok(Requeue::No);
     }
     let Ok(request) = request::parse(&csr.spec.request.0) else { return Ok(Requeue::No) };
-    let node = csr.spec.username.as_deref().and_then(|user| user.strip_prefix("system:node:")).and_then(|name| nodes.get(&Key::cluster(name)));
+    let node = csr
+        .spec
+        .username
+        .as_deref()
+        .and_then(|user| user.strip_prefix("system:node:"))
+        .and_then(|name| nodes.get(&Key::cluster(name)));
     let candidates = recognize(&csr.spec, &request, node.as_deref());
     for recognized in &candidates {
         let (subresource, message) = recognized.rule();
@@ -97,8 +111,13 @@ fn recognize(spec: &CertificateSigningRequestSpec, request: &Request, node: Opti
         }
         found.push(Recognized::NodeClient);
     }
-    let own = spec.username.as_ref() == Some(&request.common_name) && spec.groups.iter().flatten().any(|group| group == "system:nodes");
-    if spec.signer_name == KUBELET_SERVING && own && request::check_kubelet_serving(request, usages).is_ok() && confirms(node, request) {
+    let own =
+        spec.username.as_ref() == Some(&request.common_name) && spec.groups.iter().flatten().any(|group| group == "system:nodes");
+    if spec.signer_name == KUBELET_SERVING
+        && own
+        && request::check_kubelet_serving(request, usages).is_ok()
+        && confirms(node, request)
+    {
         found.push(Recognized::NodeServing);
     }
     found
@@ -113,7 +132,9 @@ fn confirms(node: Option<&Node>, request: &Request) -> bool {
     };
     let has_name = |name: &String| {
         *name == node.name_any()
-            || addresses.iter().any(|a| matches!(a.type_.as_str(), "Hostname" | "InternalDNS" | "ExternalDNS") && a.address == *name)
+            || addresses
+                .iter()
+                .any(|a| matches!(a.type_.as_str(), "Hostname" | "InternalDNS" | "ExternalDNS") && a.address == *name)
     };
     request.ips.iter().all(has_ip) && request.dns_names.iter().all(has_name)
 }
@@ -147,23 +168,32 @@ mod tests {
     use serde_json::json;
 
     fn spec(signer: &str, user: &str, usages: &[&str]) -> CertificateSigningRequestSpec {
-        serde_json::from_value(json!({"request": "", "signerName": signer, "username": user, "groups": ["system:nodes"], "usages": usages})).unwrap()
+        serde_json::from_value(
+            json!({"request": "", "signerName": signer, "username": user, "groups": ["system:nodes"], "usages": usages}),
+        )
+        .unwrap()
     }
 
     #[test]
     fn requests_are_recognized_by_requestor_and_content() {
         let node: Node = serde_json::from_value(json!({"metadata": {"name": "n1"},
-            "status": {"addresses": [{"type": "InternalIP", "address": "10.0.0.7"}, {"type": "Hostname", "address": "n1.lan"}]}})).unwrap();
-        let client = Request { common_name: "system:node:n1".into(), organizations: vec!["system:nodes".into()], ..Request::default() };
+            "status": {"addresses": [{"type": "InternalIP", "address": "10.0.0.7"}, {"type": "Hostname", "address": "n1.lan"}]}}))
+        .unwrap();
+        let client =
+            Request { common_name: "system:node:n1".into(), organizations: vec!["system:nodes".into()], ..Request::default() };
         let usages = ["digital signature", "client auth"];
         assert_eq!(recognize(&spec(KUBELET_CLIENT, "system:bootstrap:abc", &usages), &client, None), [Recognized::NodeClient]);
         assert_eq!(
             recognize(&spec(KUBELET_CLIENT, "system:node:n1", &usages), &client, None),
             [Recognized::SelfNodeClient, Recognized::NodeClient]
         );
-        let serving = Request { dns_names: vec!["n1".into(), "n1.lan".into()], ips: vec!["10.0.0.7".parse().unwrap()], ..client.clone() };
+        let serving =
+            Request { dns_names: vec!["n1".into(), "n1.lan".into()], ips: vec!["10.0.0.7".parse().unwrap()], ..client.clone() };
         let usages = ["digital signature", "server auth"];
-        assert_eq!(recognize(&spec(KUBELET_SERVING, "system:node:n1", &usages), &serving, Some(&node)), [Recognized::NodeServing]);
+        assert_eq!(
+            recognize(&spec(KUBELET_SERVING, "system:node:n1", &usages), &serving, Some(&node)),
+            [Recognized::NodeServing]
+        );
         for bad in [
             Request { ips: vec!["10.0.0.8".parse().unwrap()], ..serving.clone() },
             Request { dns_names: vec!["kubernetes.default".into()], ..serving.clone() },

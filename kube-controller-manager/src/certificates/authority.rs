@@ -19,7 +19,9 @@ use x509_cert::der::oid::{AssociatedOid, ObjectIdentifier};
 use x509_cert::der::pem::LineEnding;
 use x509_cert::der::{Decode, Encode, EncodePem};
 use x509_cert::ext::Extension;
-use x509_cert::ext::pkix::{AuthorityKeyIdentifier, BasicConstraints, ExtendedKeyUsage, KeyUsage, KeyUsages, SubjectAltName, SubjectKeyIdentifier};
+use x509_cert::ext::pkix::{
+    AuthorityKeyIdentifier, BasicConstraints, ExtendedKeyUsage, KeyUsage, KeyUsages, SubjectAltName, SubjectKeyIdentifier,
+};
 use x509_cert::request::CertReq;
 use x509_cert::serial_number::SerialNumber;
 use x509_cert::spki::AlgorithmIdentifierOwned;
@@ -48,7 +50,8 @@ impl Authority {
     /// They cannot be read, or the key is of an unknown kind.
     pub fn load(certificate: &Path, key: &Path) -> anyhow::Result<Authority> {
         let pem = std::fs::read(certificate).with_context(|| format!("error reading CA cert file {certificate:?}"))?;
-        let der = super::request::first_certificate(&pem).with_context(|| format!("error parsing CA cert file {certificate:?}"))?;
+        let der =
+            super::request::first_certificate(&pem).with_context(|| format!("error parsing CA cert file {certificate:?}"))?;
         let key = PrivateKeyDer::from_pem_file(key).with_context(|| format!("error reading CA key file {key:?}"))?;
         Authority::new(&der, &key)
     }
@@ -65,9 +68,14 @@ impl Authority {
             SignatureScheme::ECDSA_NISTP384_SHA384,
             SignatureScheme::ED25519,
         ];
-        let signer = schemes.iter().find_map(|scheme| signing.choose_scheme(&[*scheme])).context("CA key is of an unsupported kind")?;
+        let signer =
+            schemes.iter().find_map(|scheme| signing.choose_scheme(&[*scheme])).context("CA key is of an unsupported kind")?;
         let algorithm = algorithm(signer.scheme())?;
-        Ok(Authority { certificate: Certificate::from_der(certificate).context("error parsing CA certificate")?, signer, algorithm })
+        Ok(Authority {
+            certificate: Certificate::from_der(certificate).context("error parsing CA certificate")?,
+            signer,
+            algorithm,
+        })
     }
 
     /// A certificate, PEM, for a checked request.
@@ -79,7 +87,11 @@ impl Authority {
         let authority = &self.certificate.tbs_certificate;
         let (from, until) = validity(lifetime, now);
         let expiry = authority.validity.not_after.to_system_time();
-        anyhow::ensure!(now < expiry, "refusing to sign a certificate that expired in the past: NotAfter {}", authority.validity.not_after);
+        anyhow::ensure!(
+            now < expiry,
+            "refusing to sign a certificate that expired in the past: NotAfter {}",
+            authority.validity.not_after
+        );
         let tbs = TbsCertificate {
             version: Version::V3,
             serial_number: serial()?,
@@ -93,8 +105,11 @@ impl Authority {
             extensions: Some(self.extensions(&request, usages)?),
         };
         let signature = self.signer.sign(&tbs.to_der()?).context("failed to sign")?;
-        let certificate =
-            Certificate { tbs_certificate: tbs, signature_algorithm: self.algorithm.clone(), signature: BitString::from_bytes(&signature)? };
+        let certificate = Certificate {
+            tbs_certificate: tbs,
+            signature_algorithm: self.algorithm.clone(),
+            signature: BitString::from_bytes(&signature)?,
+        };
         Ok(certificate.to_pem(LineEnding::LF)?)
     }
 

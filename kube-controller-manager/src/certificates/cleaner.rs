@@ -42,14 +42,17 @@ fn is_stale(csr: &CertificateSigningRequest, now: Timestamp) -> bool {
     let older = |at: Option<Timestamp>, limit: SignedDuration| at.is_some_and(|at| now.duration_since(at) > limit);
     let created = csr.metadata.creation_timestamp.as_ref().map(|time| time.0);
     let conditions = csr.status.as_ref().and_then(|status| status.conditions.as_deref()).unwrap_or_default();
-    let decided = |type_: &str| conditions.iter().find(|c| c.type_ == type_).and_then(|c| c.last_update_time.as_ref()).map(|time| time.0);
+    let decided =
+        |type_: &str| conditions.iter().find(|c| c.type_ == type_).and_then(|c| c.last_update_time.as_ref()).map(|time| time.0);
     if is_issued(csr) {
         return older(decided("Approved"), DECIDED) || has_expired(csr, now);
     }
     if conditions.is_empty() {
         return older(created, PENDING);
     }
-    older(decided("Denied"), DECIDED) || older(decided("Failed"), DECIDED) || (has_condition(csr, "Approved") && older(created, PENDING))
+    older(decided("Denied"), DECIDED)
+        || older(decided("Failed"), DECIDED)
+        || (has_condition(csr, "Approved") && older(created, PENDING))
 }
 
 fn has_expired(csr: &CertificateSigningRequest, now: Timestamp) -> bool {
@@ -78,7 +81,9 @@ mod tests {
         ];
         for (created, status, expected) in rows {
             let csr: CertificateSigningRequest = serde_json::from_value(
-                json!({"metadata": {"creationTimestamp": created}, "spec": {"request": "", "signerName": "x"}, "status": status})).unwrap();
+                json!({"metadata": {"creationTimestamp": created}, "spec": {"request": "", "signerName": "x"}, "status": status}),
+            )
+            .unwrap();
             assert_eq!(is_stale(&csr, now), expected, "{created} {status}");
         }
     }

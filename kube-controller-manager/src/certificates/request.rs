@@ -167,10 +167,14 @@ mod tests {
 
     #[test]
     fn node_requests_must_be_what_they_say() {
-        let client = Request { common_name: "system:node:n1".into(), organizations: strings(&["system:nodes"]), ..Request::default() };
+        let client =
+            Request { common_name: "system:node:n1".into(), organizations: strings(&["system:nodes"]), ..Request::default() };
         let usages = strings(&["digital signature", "client auth"]);
         assert_eq!(check_kubelet_client(&client, &usages), Ok(()));
-        assert_eq!(check_kubelet_client(&client, &strings(&["server auth"])).unwrap_err().to_string().split(' ').next(), Some("usages"));
+        assert_eq!(
+            check_kubelet_client(&client, &strings(&["server auth"])).unwrap_err().to_string().split(' ').next(),
+            Some("usages")
+        );
         let masters = Request { organizations: strings(&["system:masters"]), ..client.clone() };
         assert_eq!(check_kubelet_client(&masters, &usages), Err(RequestError::Organization));
         let two = Request { organizations: strings(&["system:nodes", "system:masters"]), ..client.clone() };
@@ -192,7 +196,10 @@ mod tests {
         let request = parse(pem.as_bytes()).unwrap();
         assert_eq!(request.common_name, "system:node:n1");
         assert_eq!(request.organizations, ["system:nodes"]);
-        assert_eq!((request.dns_names.as_slice(), request.ips.as_slice()), (&strings(&["n1"])[..], &["10.0.0.7".parse().unwrap()][..]));
+        assert_eq!(
+            (request.dns_names.as_slice(), request.ips.as_slice()),
+            (&strings(&["n1"])[..], &["10.0.0.7".parse().unwrap()][..])
+        );
         assert_eq!(parse(b"nonsense"), Err(RequestError::NotPem));
     }
 }

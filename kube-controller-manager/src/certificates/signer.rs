@@ -56,8 +56,11 @@ const SIGNERS: &[Signer] = &[
 /// The key pair of a signer: its own, or the cluster's where no signer has its own.
 fn files(options: &Options, signer: &Signer) -> Option<(PathBuf, PathBuf)> {
     let any_own = SIGNERS.iter().any(|signer| !(signer.files)(options).0.is_empty());
-    let (certificate, key) =
-        if any_own { (signer.files)(options) } else { (options.cluster_signing_cert_file.as_str(), options.cluster_signing_key_file.as_str()) };
+    let (certificate, key) = if any_own {
+        (signer.files)(options)
+    } else {
+        (options.cluster_signing_cert_file.as_str(), options.cluster_signing_key_file.as_str())
+    };
     (!certificate.is_empty() && !key.is_empty()).then(|| (PathBuf::from(certificate), PathBuf::from(key)))
 }
 

@@ -83,8 +83,14 @@ pub fn plan(cron: &CronJob, children: &[Arc<Job>], now: Timestamp) -> Plan {
         let advice = "too many missed start times. Set or decrease .spec.startingDeadlineSeconds or check clock skew";
         plan.events.push(warning("TooManyMissedTimes", advice.to_owned()));
     }
-    if spec.starting_deadline_seconds.is_some_and(|seconds| due.saturating_add(SignedDuration::from_secs(seconds)).unwrap_or(Timestamp::MAX) < now) {
-        plan.events.push(warning("MissSchedule", format!("Missed scheduled time to start a job: {}", due.strftime("%a, %d %b %Y %H:%M:%S +0000"))));
+    if spec
+        .starting_deadline_seconds
+        .is_some_and(|seconds| due.saturating_add(SignedDuration::from_secs(seconds)).unwrap_or(Timestamp::MAX) < now)
+    {
+        plan.events.push(warning(
+            "MissSchedule",
+            format!("Missed scheduled time to start a job: {}", due.strftime("%a, %d %b %Y %H:%M:%S +0000")),
+        ));
         return plan;
     }
     if plan.status.last_schedule_time.as_ref().is_some_and(|last| last.0 == due) {
@@ -220,8 +226,11 @@ mod tests {
 
     fn child(name: &str, condition: &str, start: u32) -> Arc<Job> {
         let conditions = if condition.is_empty() { json!([]) } else { json!([{"type": condition, "status": "True"}]) };
-        Arc::new(serde_json::from_value(json!({"metadata": {"name": name, "uid": name}, "status": {"conditions": conditions,
-            "startTime": format!("2024-01-01T00:{start:02}:00Z"), "completionTime": format!("2024-01-01T00:{start:02}:30Z")}})).unwrap())
+        Arc::new(
+            serde_json::from_value(json!({"metadata": {"name": name, "uid": name}, "status": {"conditions": conditions,
+            "startTime": format!("2024-01-01T00:{start:02}:00Z"), "completionTime": format!("2024-01-01T00:{start:02}:30Z")}}))
+            .unwrap(),
+        )
     }
 
     fn at(minutes: u32) -> Timestamp {
@@ -251,7 +260,10 @@ mod tests {
         let late = plan(&cron(json!({"startingDeadlineSeconds": 30}), json!({})), &[], at(59));
         assert!(late.start.is_none());
         let much = plan(&cron(json!({"schedule": "* * * * *"}), json!({})), &[], at(1200));
-        assert_eq!((reasons(&much), much.start.as_ref().unwrap().1.to_string()), (vec!["TooManyMissedTimes"], "2024-01-01T20:00:00Z".to_owned()));
+        assert_eq!(
+            (reasons(&much), much.start.as_ref().unwrap().1.to_string()),
+            (vec!["TooManyMissedTimes"], "2024-01-01T20:00:00Z".to_owned())
+        );
     }
 
     #[test]
@@ -270,7 +282,10 @@ mod tests {
         let status = json!({"active": [{"name": "b", "uid": "b"}], "lastScheduleTime": "2024-01-01T00:10:00Z"});
         let children = [child("a", "Complete", 1), child("b", "Complete", 2), child("x", "Failed", 1), child("y", "Failed", 3)];
         let plan = plan(&cron(json!({}), status), &children, at(12));
-        assert_eq!((plan.status.active.clone(), reasons(&plan), plan.forget.clone()), (None, vec!["SawCompletedJob"], vec!["a".to_owned(), "x".to_owned()]));
+        assert_eq!(
+            (plan.status.active.clone(), reasons(&plan), plan.forget.clone()),
+            (None, vec!["SawCompletedJob"], vec!["a".to_owned(), "x".to_owned()])
+        );
         assert_eq!(plan.status.last_successful_time.unwrap().0.to_string(), "2024-01-01T00:02:30Z");
     }
 

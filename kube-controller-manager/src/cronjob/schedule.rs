@@ -54,7 +54,8 @@ impl Schedule {
             other => other,
         };
         if let Some(every) = text.strip_prefix("@every ") {
-            let duration = component::duration::parse(every.trim()).map_err(|error| format!("failed to parse duration {text}: {error}"))?;
+            let duration =
+                component::duration::parse(every.trim()).map_err(|error| format!("failed to parse duration {text}: {error}"))?;
             let seconds = i64::try_from(duration.as_secs()).unwrap_or(i64::MAX).max(1);
             return Ok(Schedule::Every(SignedDuration::from_secs(seconds)));
         }

@@ -139,6 +139,9 @@ fn strategy(set: &DaemonSet) -> &str {
     set.spec.as_ref().and_then(|spec| spec.update_strategy.as_ref()?.type_.as_deref()).unwrap_or("RollingUpdate")
 }
 
+/// (new, old) pod of one node.
+type Pair<'a> = (Option<&'a Arc<Pod>>, Option<&'a Arc<Pod>>);
+
 struct Work<'a> {
     observed: &'a Observed,
     now: Timestamp,
@@ -155,7 +158,9 @@ impl<'a> Work<'a> {
             }
         }
         for list in by_node.values_mut() {
-            list.sort_by(|a, b| a.metadata.creation_timestamp.cmp(&b.metadata.creation_timestamp).then_with(|| a.name_any().cmp(&b.name_any())));
+            list.sort_by(|a, b| {
+                a.metadata.creation_timestamp.cmp(&b.metadata.creation_timestamp).then_with(|| a.name_any().cmp(&b.name_any()))
+            });
         }
         let min_ready = observed.set.spec.as_ref().and_then(|spec| spec.min_ready_seconds).unwrap_or(0);
         Work { observed, now, min_ready, by_node }
@@ -176,7 +181,10 @@ impl<'a> Work<'a> {
     /// (maxSurge, maxUnavailable); both zero would never move.
     fn limits(&self, desired: i32) -> (i32, i32) {
         let rolling = self.observed.set.spec.as_ref().and_then(|spec| spec.update_strategy.as_ref()?.rolling_update.as_ref());
-        let surge = rolling.and_then(|r| r.max_surge.as_ref()).and_then(|value| int_or_percent::scaled(value, desired, true)).unwrap_or(0);
+        let surge = rolling
+            .and_then(|r| r.max_surge.as_ref())
+            .and_then(|value| int_or_percent::scaled(value, desired, true))
+            .unwrap_or(0);
         let unavailable = match rolling.and_then(|r| r.max_unavailable.as_ref()) {
             Some(value) => int_or_percent::scaled(value, desired, true).unwrap_or(0),
             None => 1,
@@ -198,7 +206,9 @@ impl<'a> Work<'a> {
             match should_run(&self.observed.set, node) {
                 (true, _) if here.is_empty() => plan.create.push(name),
                 (run, true) => self.tidy(&name, here, run, surging, plan),
-                (_, false) => plan.delete.extend(here.iter().filter(|pod| !pods::is_deleting(pod)).map(|pod| (Arc::clone(pod), Why::Other))),
+                (_, false) => {
+                    plan.delete.extend(here.iter().filter(|pod| !pods::is_deleting(pod)).map(|pod| (Arc::clone(pod), Why::Other)))
+                }
             }
         }
         // Pods that wait for a node which is gone. Bound ones are the pod collector's.
@@ -246,7 +256,7 @@ impl<'a> Work<'a> {
     }
 
     /// The pods of one node as (new, old), or `None` when there is more than one of a kind.
-    fn pair(&self, here: &[&'a Arc<Pod>]) -> Option<(Option<&'a Arc<Pod>>, Option<&'a Arc<Pod>>)> {
+    fn pair(&self, here: &[&'a Arc<Pod>]) -> Option<Pair<'a>> {
         let (mut new, mut old) = (None, None);
         for &pod in here {
             let slot = if self.is_new(pod) { &mut new } else { &mut old };
@@ -260,7 +270,13 @@ impl<'a> Work<'a> {
 
     fn roll(&self, plan: &mut Plan) {
         let (surge, unavailable) = self.limits(self.desired());
-        let nodes: Vec<String> = self.observed.nodes.iter().filter(|node| should_run(&self.observed.set, node).0).map(|node| node.name_any()).collect();
+        let nodes: Vec<String> = self
+            .observed
+            .nodes
+            .iter()
+            .filter(|node| should_run(&self.observed.set, node).0)
+            .map(|node| node.name_any())
+            .collect();
         if surge == 0 {
             self.roll_in_place(&nodes, unavailable, plan);
         } else {
@@ -411,7 +427,14 @@ mod tests {
     fn the_template_binds_to_the_node() {
         let template = pod_template(&set(json!({"hostNetwork": true}), json!({})), "h", "n1");
         let spec = template.spec.unwrap();
-        let terms = spec.affinity.unwrap().node_affinity.unwrap().required_during_scheduling_ignored_during_execution.unwrap().node_selector_terms;
+        let terms = spec
+            .affinity
+            .unwrap()
+            .node_affinity
+            .unwrap()
+            .required_during_scheduling_ignored_during_execution
+            .unwrap()
+            .node_selector_terms;
         assert_eq!(terms[0].match_fields.as_ref().unwrap()[0].values.as_ref().unwrap(), &["n1"]);
         assert_eq!(spec.tolerations.unwrap().len(), 7);
         assert_eq!(template.metadata.unwrap().labels.unwrap()[HASH_LABEL], "h");
@@ -435,9 +458,13 @@ mod tests {
         let old = |name: &str| pod(&format!("{name}-old"), name, "old", "Running", true);
         let two = || set(json!({}), json!({"maxUnavailable": 2}));
         let (create, delete, status) = run(two(), &nodes, vec![old("a"), old("b"), old("c"), old("d")]);
-        assert_eq!((create.len(), delete, status.updated_number_scheduled), (0, vec!["a-old".to_owned(), "b-old".to_owned()], Some(0)));
+        assert_eq!(
+            (create.len(), delete, status.updated_number_scheduled),
+            (0, vec!["a-old".to_owned(), "b-old".to_owned()], Some(0))
+        );
         // An unavailable new pod uses up the allowance; an unavailable old pod may go for free.
-        let pods = vec![pod("a-new", "a", "new", "Running", false), old("b"), pod("c-old", "c", "old", "Running", false), old("d")];
+        let pods =
+            vec![pod("a-new", "a", "new", "Running", false), old("b"), pod("c-old", "c", "old", "Running", false), old("d")];
         assert_eq!(run(two(), &nodes, pods).1, ["c-old"]);
     }
 

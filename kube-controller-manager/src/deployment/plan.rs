@@ -132,7 +132,9 @@ impl Work {
         }
         match (self.paused(), current.as_deref() == Some("DeploymentPaused")) {
             (true, false) => self.set_condition("Progressing", "Unknown", "DeploymentPaused", "Deployment is paused".to_owned()),
-            (false, true) => self.set_condition("Progressing", "Unknown", "DeploymentResumed", "Deployment is resumed".to_owned()),
+            (false, true) => {
+                self.set_condition("Progressing", "Unknown", "DeploymentResumed", "Deployment is resumed".to_owned())
+            }
             _ => {}
         }
     }
@@ -195,7 +197,12 @@ impl Work {
                 owner_references: Some(vec![owner::controller_ref("apps/v1", "Deployment", meta)]),
                 ..ObjectMeta::default()
             },
-            spec: Some(ReplicaSetSpec { replicas: Some(size), min_ready_seconds: spec.min_ready_seconds, selector, template: Some(template) }),
+            spec: Some(ReplicaSetSpec {
+                replicas: Some(size),
+                min_ready_seconds: spec.min_ready_seconds,
+                selector,
+                template: Some(template),
+            }),
             status: None,
         };
         sets::set_annotations(&mut set, &self.deployment, next, false);
@@ -388,7 +395,8 @@ impl Work {
     fn clean_up(&mut self) {
         let limit = self.deployment.spec.as_ref().and_then(|spec| spec.revision_history_limit).unwrap_or(i32::MAX);
         let Ok(limit) = usize::try_from(limit) else { return };
-        let mut old: Vec<usize> = self.old().into_iter().filter(|&at| self.sets[at].metadata.deletion_timestamp.is_none()).collect();
+        let mut old: Vec<usize> =
+            self.old().into_iter().filter(|&at| self.sets[at].metadata.deletion_timestamp.is_none()).collect();
         let surplus = old.len().saturating_sub(limit);
         old.sort_by_key(|&at| revision(&self.sets[at]));
         for &at in &old[..surplus] {
@@ -426,7 +434,8 @@ impl Work {
     fn counts(&self) -> DeploymentStatus {
         let status = |set: &ReplicaSet| set.status.clone().unwrap_or_default();
         let total: i32 = self.sets.iter().map(|set| status(set).replicas).sum();
-        let terminating: Option<i32> = self.sets.iter().map(|set| set.status.as_ref().map_or(Some(0), |s| s.terminating_replicas)).sum();
+        let terminating: Option<i32> =
+            self.sets.iter().map(|set| set.status.as_ref().map_or(Some(0), |s| s.terminating_replicas)).sum();
         DeploymentStatus {
             observed_generation: self.deployment.metadata.generation,
             replicas: Some(total),
@@ -445,9 +454,19 @@ impl Work {
         let mut status = self.counts();
         let wanted = desired(&self.deployment);
         if self.available() >= wanted - max_unavailable(&self.deployment) {
-            self.set_condition("Available", "True", "MinimumReplicasAvailable", "Deployment has minimum availability.".to_owned());
+            self.set_condition(
+                "Available",
+                "True",
+                "MinimumReplicasAvailable",
+                "Deployment has minimum availability.".to_owned(),
+            );
         } else {
-            self.set_condition("Available", "False", "MinimumReplicasUnavailable", "Deployment does not have minimum availability.".to_owned());
+            self.set_condition(
+                "Available",
+                "False",
+                "MinimumReplicasUnavailable",
+                "Deployment does not have minimum availability.".to_owned(),
+            );
         }
         let mut look_again = None;
         if rollout {
@@ -476,14 +495,23 @@ impl Work {
             Some(at) => format!("ReplicaSet {:?}", sets::name(&self.sets[at])),
             None => format!("Deployment {:?}", self.deployment.metadata.name.as_deref().unwrap_or("")),
         };
-        let due = current.as_ref().and_then(|condition| condition.last_update_time.as_ref()).map(|at| at.0 + SignedDuration::from_secs(deadline.into()));
+        let due = current
+            .as_ref()
+            .and_then(|condition| condition.last_update_time.as_ref())
+            .map(|at| at.0 + SignedDuration::from_secs(deadline.into()));
         if is_complete(status, desired(&self.deployment)) {
-            self.set_condition("Progressing", "True", "NewReplicaSetAvailable", format!("{subject} has successfully progressed."));
+            self.set_condition(
+                "Progressing",
+                "True",
+                "NewReplicaSetAvailable",
+                format!("{subject} has successfully progressed."),
+            );
             return None;
         }
         if is_progressing(&self.old_status, status) {
             // The update time must move even where nothing else in the condition does.
-            let since = current.filter(|condition| condition.status == "True").and_then(|condition| condition.last_transition_time);
+            let since =
+                current.filter(|condition| condition.status == "True").and_then(|condition| condition.last_transition_time);
             self.conditions.retain(|condition| condition.type_ != "Progressing");
             self.set_condition("Progressing", "True", "ReplicaSetUpdated", format!("{subject} is progressing."));
             if let (Some(since), Some(condition)) = (since, self.conditions.last_mut()) {
@@ -496,7 +524,12 @@ impl Work {
         }
         match due {
             Some(due) if due < self.now => {
-                self.set_condition("Progressing", "False", "ProgressDeadlineExceeded", format!("{subject} has timed out progressing."));
+                self.set_condition(
+                    "Progressing",
+                    "False",
+                    "ProgressDeadlineExceeded",
+                    format!("{subject} has timed out progressing."),
+                );
                 None
             }
             due => due,

@@ -96,7 +96,8 @@ pub fn same_template(a: &PodTemplateSpec, b: &PodTemplateSpec) -> bool {
 /// The oldest ReplicaSet with the Deployment's template.
 pub fn find_new(deployment: &Deployment, sets: &[ReplicaSet]) -> Option<usize> {
     let wanted = &deployment.spec.as_ref()?.template;
-    let same = |set: &ReplicaSet| set.spec.as_ref().and_then(|spec| spec.template.as_ref()).is_some_and(|t| same_template(t, wanted));
+    let same =
+        |set: &ReplicaSet| set.spec.as_ref().and_then(|spec| spec.template.as_ref()).is_some_and(|t| same_template(t, wanted));
     (0..sets.len()).filter(|&at| same(&sets[at])).min_by(|&a, &b| by_creation(&sets[a], &sets[b]))
 }
 
@@ -194,7 +195,8 @@ mod tests {
     #[test]
     fn revisions_move_to_the_history() {
         let deployment: Deployment = serde_json::from_value(json!({"metadata": {"annotations": {"a": "b", REVISION: "9"}},
-            "spec": {"replicas": 4, "selector": {}, "template": {}}})).unwrap();
+            "spec": {"replicas": 4, "selector": {}, "template": {}}}))
+        .unwrap();
         let mut set = ReplicaSet::default();
         assert!(set_annotations(&mut set, &deployment, 1, false));
         assert_eq!(annotation(&set, "a"), Some("b"));

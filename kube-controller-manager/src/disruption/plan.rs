@@ -51,7 +51,10 @@ pub fn plan(pdb: &PodDisruptionBudget, selected: &[Arc<Pod>], scale: i32, now: T
             look_again = Some(look_again.map_or(until, |at| at.min(until)));
         }
     }
-    let healthy = selected.iter().filter(|pod| pods::is_ready(pod) && !pods::is_deleting(pod) && !disrupted.contains_key(&pod.name_any())).count();
+    let healthy = selected
+        .iter()
+        .filter(|pod| pods::is_ready(pod) && !pods::is_deleting(pod) && !disrupted.contains_key(&pod.name_any()))
+        .count();
     let healthy = i32::try_from(healthy).unwrap_or(i32::MAX);
     let allowed = if expected <= 0 { 0 } else { (healthy - desired).max(0) };
     let mut conditions = old.conditions.clone().unwrap_or_default();
@@ -82,7 +85,14 @@ pub fn failed(pdb: &PodDisruptionBudget, message: &str, now: Timestamp) -> PodDi
     status
 }
 
-fn set_condition(conditions: &mut Vec<Condition>, status: &str, reason: &str, message: &str, generation: Option<i64>, now: Timestamp) {
+fn set_condition(
+    conditions: &mut Vec<Condition>,
+    status: &str,
+    reason: &str,
+    message: &str,
+    generation: Option<i64>,
+    now: Timestamp,
+) {
     const TYPE: &str = "DisruptionAllowed";
     let old = conditions.iter().find(|condition| condition.type_ == TYPE).cloned();
     let since = old.filter(|old| old.status == status).map_or(Time(now), |old| old.last_transition_time);
@@ -105,10 +115,18 @@ mod tests {
     #[test]
     fn budgets_are_counts_or_shares_of_what_is_wanted() {
         let now: Timestamp = "2024-01-01T00:05:00Z".parse().unwrap();
-        let pods: Vec<Arc<Pod>> = (0..4).map(|n| Arc::new(serde_json::from_value(json!({"metadata": {"name": format!("p{n}")},
-            "status": {"conditions": [{"type": "Ready", "status": if n < 3 {"True"} else {"False"}}]}})).unwrap())).collect();
+        let pods: Vec<Arc<Pod>> = (0..4)
+            .map(|n| {
+                Arc::new(
+                    serde_json::from_value(json!({"metadata": {"name": format!("p{n}")},
+            "status": {"conditions": [{"type": "Ready", "status": if n < 3 {"True"} else {"False"}}]}}))
+                    .unwrap(),
+                )
+            })
+            .collect();
         let run = |spec: Value, status: Value| {
-            let pdb: PodDisruptionBudget = serde_json::from_value(json!({"metadata": {"generation": 1}, "spec": spec, "status": status})).unwrap();
+            let pdb: PodDisruptionBudget =
+                serde_json::from_value(json!({"metadata": {"generation": 1}, "spec": spec, "status": status})).unwrap();
             let s = plan(&pdb, &pods, 5, now).status;
             [s.expected_pods, s.desired_healthy, s.current_healthy, s.disruptions_allowed].map(|n| n.unwrap_or(-1))
         };

@@ -6,7 +6,9 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{Node, Pod, Service};
-use k8s_openapi::api::discovery::v1::{Endpoint, EndpointConditions, EndpointHints, EndpointPort, EndpointSlice, ForNode, ForZone};
+use k8s_openapi::api::discovery::v1::{
+    Endpoint, EndpointConditions, EndpointHints, EndpointPort, EndpointSlice, ForNode, ForZone,
+};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::ResourceExt;
 
@@ -34,7 +36,15 @@ pub struct Observed<'a> {
 }
 
 pub fn plan(observed: &Observed<'_>) -> Plan {
-    let families: Vec<&str> = observed.service.spec.as_ref().and_then(|spec| spec.ip_families.as_ref()).into_iter().flatten().map(String::as_str).collect();
+    let families: Vec<&str> = observed
+        .service
+        .spec
+        .as_ref()
+        .and_then(|spec| spec.ip_families.as_ref())
+        .into_iter()
+        .flatten()
+        .map(String::as_str)
+        .collect();
     // A Service that predates families has those of its cluster IP; without one, those of its pods.
     let families = if families.is_empty() { guess_families(observed) } else { families };
     let mut plan = Plan::default();
@@ -71,13 +81,15 @@ fn plan_family(observed: &Observed<'_>, family: &str, plan: &mut Plan) {
     let mut kept: Vec<EndpointSlice> = Vec::new();
     let mut unused: Vec<&Arc<EndpointSlice>> = mine.clone();
     for (ports, endpoints) in desired {
-        let (same, rest): (Vec<_>, Vec<_>) = unused.into_iter().partition(|slice| slice.ports.clone().unwrap_or_default() == ports);
+        let (same, rest): (Vec<_>, Vec<_>) =
+            unused.into_iter().partition(|slice| slice.ports.clone().unwrap_or_default() == ports);
         unused = rest;
         kept.extend(pack(observed, family, &ports, endpoints, &same, plan));
     }
     if kept.is_empty() {
         // There is always one slice, so that readers can tell "none" from "not yet".
-        let (empty, rest): (Vec<_>, Vec<_>) = unused.into_iter().partition(|slice| slice.ports.as_ref().is_none_or(Vec::is_empty));
+        let (empty, rest): (Vec<_>, Vec<_>) =
+            unused.into_iter().partition(|slice| slice.ports.as_ref().is_none_or(Vec::is_empty));
         unused = rest;
         kept.extend(pack(observed, family, &[], Vec::new(), &empty, plan));
         if kept.is_empty() {
@@ -103,7 +115,9 @@ fn pack(
     existing: &[&Arc<EndpointSlice>],
     plan: &mut Plan,
 ) -> Vec<EndpointSlice> {
-    let identity = |endpoint: &Endpoint| (endpoint.target_ref.as_ref().and_then(|target| target.uid.clone()), endpoint.addresses.first().cloned());
+    let identity = |endpoint: &Endpoint| {
+        (endpoint.target_ref.as_ref().and_then(|target| target.uid.clone()), endpoint.addresses.first().cloned())
+    };
     let mut pending: BTreeMap<_, Endpoint> = endpoints.into_iter().map(|endpoint| (identity(&endpoint), endpoint)).collect();
     let mut slices: Vec<EndpointSlice> = Vec::new();
     for old in existing {
@@ -117,7 +131,8 @@ fn pack(
     // Slices that change anyway take the newcomers first, then the fullest others.
     let len = |slice: &EndpointSlice| slice.endpoints.as_ref().map_or(0, Vec::len);
     let before: HashMap<String, usize> = existing.iter().map(|slice| (slice.name_any(), len(slice))).collect();
-    slices.sort_by_key(|slice| (before.get(&slice.name_any()).copied().unwrap_or(0) == len(slice), std::cmp::Reverse(len(slice))));
+    slices
+        .sort_by_key(|slice| (before.get(&slice.name_any()).copied().unwrap_or(0) == len(slice), std::cmp::Reverse(len(slice))));
     for slice in &mut slices {
         let list = slice.endpoints.get_or_insert_default();
         while list.len() < observed.max_per_slice
@@ -240,7 +255,10 @@ mod tests {
         for (key, value) in spec.as_object().unwrap() {
             base[key] = value.clone();
         }
-        serde_json::from_value(json!({"metadata": {"name": "web", "namespace": "d", "uid": "su", "labels": {"team": "x"}}, "spec": base})).unwrap()
+        serde_json::from_value(
+            json!({"metadata": {"name": "web", "namespace": "d", "uid": "su", "labels": {"team": "x"}}, "spec": base}),
+        )
+        .unwrap()
     }
 
     fn pod(n: u8, ready: bool, deleting: bool) -> Arc<Pod> {
@@ -255,7 +273,8 @@ mod tests {
     }
 
     fn run(service: &Service, pods: &[Arc<Pod>], slices: &[Arc<EndpointSlice>], max: usize) -> Plan {
-        let node: Node = serde_json::from_value(json!({"metadata": {"name": "n1", "labels": {"topology.kubernetes.io/zone": "z1"}}})).unwrap();
+        let node: Node =
+            serde_json::from_value(json!({"metadata": {"name": "n1", "labels": {"topology.kubernetes.io/zone": "z1"}}})).unwrap();
         let node = Arc::new(node);
         plan(&Observed { service, pods, node: &|_| Some(Arc::clone(&node)), slices, max_per_slice: max })
     }
@@ -271,7 +290,10 @@ mod tests {
         let made = run(&web, &[], &[], 100);
         assert_eq!((made.create.len(), made.create[0].ports.as_ref().unwrap().len()), (1, 0));
         let labels = made.create[0].labels();
-        assert_eq!((labels[SERVICE_NAME].as_str(), labels["team"].as_str(), labels[MANAGED_BY].as_str()), ("web", "x", CONTROLLER));
+        assert_eq!(
+            (labels[SERVICE_NAME].as_str(), labels["team"].as_str(), labels[MANAGED_BY].as_str()),
+            ("web", "x", CONTROLLER)
+        );
         assert_eq!(run(&web, &[], &[stored(made.create[0].clone(), "s")], 100), Plan::default());
         // The placeholder goes as soon as there is something to say.
         let filled = run(&web, &[pod(1, true, false)], &[stored(made.create[0].clone(), "s")], 100);
@@ -281,10 +303,15 @@ mod tests {
     #[test]
     fn conditions_tell_ready_serving_and_terminating_apart() {
         let made = run(&service(json!({})), &[pod(1, true, false), pod(2, false, false), pod(3, true, true)], &[], 100);
-        let rows: BTreeMap<String, (bool, bool, bool)> = made.create[0].endpoints.iter().flatten().map(|endpoint| {
-            let c = endpoint.conditions.clone().unwrap();
-            (endpoint.addresses[0].clone(), (c.ready.unwrap(), c.serving.unwrap(), c.terminating.unwrap()))
-        }).collect();
+        let rows: BTreeMap<String, (bool, bool, bool)> = made.create[0]
+            .endpoints
+            .iter()
+            .flatten()
+            .map(|endpoint| {
+                let c = endpoint.conditions.clone().unwrap();
+                (endpoint.addresses[0].clone(), (c.ready.unwrap(), c.serving.unwrap(), c.terminating.unwrap()))
+            })
+            .collect();
         assert_eq!(rows["10.1.0.1"], (true, true, false));
         assert_eq!(rows["10.1.0.2"], (false, false, false));
         assert_eq!(rows["10.1.0.3"], (false, true, true));

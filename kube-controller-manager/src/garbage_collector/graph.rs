@@ -79,7 +79,10 @@ impl Graph {
     pub fn apply(&mut self, place: Place, meta: &ObjectMeta) -> Vec<Work> {
         let Some(uid) = meta.uid.as_deref().map(Uid::from) else { return Vec::new() };
         let mut work = Vec::new();
-        let owner = |owner: &OwnerReference| Owner { uid: Uid::from(owner.uid.as_str()), blocks: owner.block_owner_deletion == Some(true) };
+        let owner = |owner: &OwnerReference| Owner {
+            uid: Uid::from(owner.uid.as_str()),
+            blocks: owner.block_owner_deletion == Some(true),
+        };
         let owners: Vec<Owner> = meta.owner_references.iter().flatten().map(owner).collect();
         let namespace = Arc::clone(&place.namespace);
         let deleting = meta.deletion_timestamp.is_some();
@@ -112,7 +115,10 @@ impl Graph {
                 owner.dependents.remove(&uid);
             }
             // The owner may be waiting for this very dependent.
-            if old.blocks && now.is_none_or(|now| !now.blocks) && self.nodes.get(&old.uid).is_some_and(|owner| owner.deleting_dependents) {
+            if old.blocks
+                && now.is_none_or(|now| !now.blocks)
+                && self.nodes.get(&old.uid).is_some_and(|owner| owner.deleting_dependents)
+            {
                 work.push(Work::Delete(old.uid.clone()));
             }
         }
@@ -211,6 +217,10 @@ impl Graph {
     pub fn len(&self) -> usize {
         self.nodes.len()
     }
+
+    pub fn is_empty(&self) -> bool {
+        self.nodes.is_empty()
+    }
 }
 
 #[cfg(test)]
@@ -223,7 +233,12 @@ mod tests {
     }
 
     fn meta(uid: &str, owners: &[&str], extra: Value) -> ObjectMeta {
-        let owners: Vec<Value> = owners.iter().map(|uid| json!({"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": uid, "uid": uid, "blockOwnerDeletion": true})).collect();
+        let owners: Vec<Value> = owners
+            .iter()
+            .map(
+                |uid| json!({"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": uid, "uid": uid, "blockOwnerDeletion": true}),
+            )
+            .collect();
         let mut v = json!({"uid": uid, "name": uid, "namespace": "d", "ownerReferences": owners});
         for (key, value) in extra.as_object().unwrap() {
             v[key] = value.clone();
@@ -267,11 +282,20 @@ mod tests {
         let mut graph = Graph::default();
         graph.apply(place("apps/ReplicaSet", "rs"), &meta("rs", &[], json!({})));
         graph.apply(place("/Pod", "p"), &meta("p", &["rs"], json!({})));
-        let work = graph.apply(place("apps/ReplicaSet", "rs"), &meta("rs", &[], json!({"deletionTimestamp": DELETED, "finalizers": [FOREGROUND]})));
+        let work = graph.apply(
+            place("apps/ReplicaSet", "rs"),
+            &meta("rs", &[], json!({"deletionTimestamp": DELETED, "finalizers": [FOREGROUND]})),
+        );
         assert_eq!(work, [delete("p"), delete("rs")]);
         assert_eq!(graph.blocking("rs"), [(Uid::from("p"), false)]);
         // Seen again without news: nothing to do.
-        assert_eq!(graph.apply(place("apps/ReplicaSet", "rs"), &meta("rs", &[], json!({"deletionTimestamp": DELETED, "finalizers": [FOREGROUND]}))), []);
+        assert_eq!(
+            graph.apply(
+                place("apps/ReplicaSet", "rs"),
+                &meta("rs", &[], json!({"deletionTimestamp": DELETED, "finalizers": [FOREGROUND]}))
+            ),
+            []
+        );
         assert_eq!(graph.remove("p"), [delete("rs")]);
         assert!(graph.blocking("rs").is_empty());
     }
@@ -281,7 +305,10 @@ mod tests {
         let mut graph = Graph::default();
         graph.apply(place("apps/ReplicaSet", "rs"), &meta("rs", &[], json!({})));
         graph.apply(place("/Pod", "p"), &meta("p", &["rs"], json!({})));
-        let work = graph.apply(place("apps/ReplicaSet", "rs"), &meta("rs", &[], json!({"deletionTimestamp": DELETED, "finalizers": [ORPHAN]})));
+        let work = graph.apply(
+            place("apps/ReplicaSet", "rs"),
+            &meta("rs", &[], json!({"deletionTimestamp": DELETED, "finalizers": [ORPHAN]})),
+        );
         assert_eq!(work, [Work::Orphan(Uid::from("rs"))]);
         graph.apply(place("/Pod", "p"), &meta("p", &[], json!({})));
         assert!(graph.dependents("rs").is_empty());

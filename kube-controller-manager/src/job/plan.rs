@@ -180,7 +180,8 @@ impl<'a> Work<'a> {
             self.judge_indexes();
         }
         if self.indexed() {
-            let new: Vec<i32> = self.pods.iter().filter(|pod| pods::phase(pod) == "Succeeded").filter_map(|pod| self.valid_index(pod)).collect();
+            let new: Vec<i32> =
+                self.pods.iter().filter(|pod| pods::phase(pod) == "Succeeded").filter_map(|pod| self.valid_index(pod)).collect();
             self.succeeded.extend(new);
             // An index that failed for good does not succeed any more.
             self.succeeded.retain(|index| !self.failed.contains(index));
@@ -231,10 +232,16 @@ impl<'a> Work<'a> {
 
     fn newly_succeeded(&self) -> Vec<&'a Arc<Pod>> {
         let new = |pod: &&Arc<Pod>| {
-            pods::phase(pod) == "Succeeded" && has_finalizer(pod) && !self.uncounted_succeeded.contains(pod.uid().unwrap_or_default().as_str())
+            pods::phase(pod) == "Succeeded"
+                && has_finalizer(pod)
+                && !self.uncounted_succeeded.contains(pod.uid().unwrap_or_default().as_str())
         };
         let indexed = self.indexed();
-        self.pods.iter().filter(new).filter(|pod| !indexed || self.valid_index(pod).is_some_and(|index| !self.succeeded.contains(&index))).collect()
+        self.pods
+            .iter()
+            .filter(new)
+            .filter(|pod| !indexed || self.valid_index(pod).is_some_and(|index| !self.succeeded.contains(&index)))
+            .collect()
     }
 
     fn newly_failed(&self) -> Vec<&'a Arc<Pod>> {
@@ -303,7 +310,10 @@ impl<'a> Work<'a> {
         }
         if self.spec.backoff_limit_per_index.is_some() {
             if self.spec.max_failed_indexes.is_some_and(|most| count(self.failed.len()) > most) {
-                return fail("MaxFailedIndexesExceeded", "Job has exceeded the specified maximal number of failed indexes".to_owned());
+                return fail(
+                    "MaxFailedIndexesExceeded",
+                    "Job has exceeded the specified maximal number of failed indexes".to_owned(),
+                );
             }
             if !self.failed.is_empty() && count(self.failed.len() + self.succeeded.len()) >= self.spec.completions.unwrap_or(0) {
                 return fail("FailedIndexes", "Job has failed indexes".to_owned());
@@ -317,8 +327,9 @@ impl<'a> Work<'a> {
             None => succeeded > 0 && self.active.is_empty() && self.terminating == 0,
             Some(completions) => succeeded >= completions,
         };
-        (complete && !self.suspended())
-            .then(|| ("SuccessCriteriaMet", "CompletionsReached".to_owned(), "Reached expected number of succeeded pods".to_owned()))
+        (complete && !self.suspended()).then(|| {
+            ("SuccessCriteriaMet", "CompletionsReached".to_owned(), "Reached expected number of succeeded pods".to_owned())
+        })
     }
 
     /// With `restartPolicy: OnFailure` restarts of running pods count as failures. Upstream: pastBackoffLimitOnFailure.
@@ -383,7 +394,8 @@ impl<'a> Work<'a> {
             return;
         }
         let missing = usize::try_from(missing).unwrap_or(0).min(crate::pod_control::BURST);
-        self.plan.create = if self.indexed() { self.next_indexes(missing) } else { vec![NewPod { index: None, failures: None }; missing] };
+        self.plan.create =
+            if self.indexed() { self.next_indexes(missing) } else { vec![NewPod { index: None, failures: None }; missing] };
     }
 
     /// The lowest free indexes.
@@ -391,7 +403,8 @@ impl<'a> Work<'a> {
         let waits = self.waits_for_end();
         let holds = |pod: &&Arc<Pod>| pods::is_active(pod) || (waits && pods::is_terminating(pod));
         let busy: BTreeSet<i32> = self.pods.iter().filter(holds).filter_map(|pod| self.valid_index(pod)).collect();
-        let free = (0..self.spec.completions.unwrap_or(0)).filter(|i| !busy.contains(i) && !self.succeeded.contains(i) && !self.failed.contains(i));
+        let free = (0..self.spec.completions.unwrap_or(0))
+            .filter(|i| !busy.contains(i) && !self.succeeded.contains(i) && !self.failed.contains(i));
         let per_index = self.spec.backoff_limit_per_index.is_some();
         let (mut list, mut wake) = (Vec::new(), self.plan.look_again);
         for index in free {
@@ -441,8 +454,10 @@ impl<'a> Work<'a> {
     }
 
     fn note_suspension(&mut self) {
-        let current = self.status.conditions.iter().flatten().find(|condition| condition.type_ == "Suspended").map(|c| c.status.clone());
-        let event = |reason: &str, message: &str| Event { warning: false, reason: reason.to_owned(), message: message.to_owned() };
+        let current =
+            self.status.conditions.iter().flatten().find(|condition| condition.type_ == "Suspended").map(|c| c.status.clone());
+        let event =
+            |reason: &str, message: &str| Event { warning: false, reason: reason.to_owned(), message: message.to_owned() };
         match (self.suspended(), current.as_deref() == Some("True")) {
             (true, false) => {
                 self.set_condition("Suspended", "True", "JobSuspended", "Job suspended");
@@ -466,7 +481,10 @@ impl<'a> Work<'a> {
         for pod in self.pods.iter().filter(|pod| has_finalizer(pod)) {
             let (failed, succeeded) = (self.is_failed(pod), pods::phase(pod) == "Succeeded");
             let removable = over || succeeded || failed || (fails && pods::is_deleting(pod));
-            let carries = self.valid_index(pod).and_then(|index| self.latest_failed.get(&index)).is_some_and(|latest| latest.uid() == pod.uid());
+            let carries = self
+                .valid_index(pod)
+                .and_then(|index| self.latest_failed.get(&index))
+                .is_some_and(|latest| latest.uid() == pod.uid());
             if !removable || (carries && !over && !fails) {
                 continue;
             }
@@ -487,7 +505,8 @@ impl<'a> Work<'a> {
             self.plan.unfinalize.push(Arc::clone(pod));
         }
         let list = |set: &BTreeSet<String>| (!set.is_empty()).then(|| set.iter().cloned().collect());
-        let uncounted = UncountedTerminatedPods { succeeded: list(&self.uncounted_succeeded), failed: list(&self.uncounted_failed) };
+        let uncounted =
+            UncountedTerminatedPods { succeeded: list(&self.uncounted_succeeded), failed: list(&self.uncounted_failed) };
         self.status.uncounted_terminated_pods = Some(uncounted);
         if indexed {
             self.status.succeeded = Some(count(self.succeeded.len()));
@@ -502,7 +521,8 @@ impl<'a> Work<'a> {
     /// The final condition, once every pod has ended and was counted.
     fn conclude(&mut self, verdict: Option<(&'static str, String, String)>) {
         let Some((type_, reason, message)) = verdict else { return };
-        let pending = !self.uncounted_failed.is_empty() || !self.uncounted_succeeded.is_empty() || !self.plan.unfinalize.is_empty();
+        let pending =
+            !self.uncounted_failed.is_empty() || !self.uncounted_succeeded.is_empty() || !self.plan.unfinalize.is_empty();
         if pending || self.terminating > 0 || !self.active.is_empty() {
             return;
         }
@@ -546,7 +566,8 @@ pub fn backoff(failures: u32) -> SignedDuration {
 /// When a pod ended.
 fn finish_time(pod: &Pod) -> Option<Timestamp> {
     let status = pod.status.as_ref()?;
-    let ends = status.container_statuses.iter().flatten().filter_map(|c| c.state.as_ref()?.terminated.as_ref()?.finished_at.as_ref());
+    let ends =
+        status.container_statuses.iter().flatten().filter_map(|c| c.state.as_ref()?.terminated.as_ref()?.finished_at.as_ref());
     let end = ends.map(|time| time.0).max();
     end.or_else(|| pod.metadata.deletion_timestamp.as_ref().map(|time| time.0)).or_else(|| {
         pods::condition(pod, "Ready").and_then(|condition| condition.last_transition_time.as_ref()).map(|time| time.0)

@@ -53,7 +53,9 @@ pub fn judge(policy: Option<&PodFailurePolicy>, pod: &Pod) -> Verdict {
 fn by_exit_code(requirement: &PodFailurePolicyOnExitCodesRequirement, pod: &Pod) -> Option<(String, i32)> {
     let status = pod.status.as_ref()?;
     let all = status.container_statuses.iter().flatten().chain(status.init_container_statuses.iter().flatten());
-    let code = |container: &ContainerStatus| container.state.as_ref().and_then(|state| state.terminated.as_ref()).map(|end| end.exit_code);
+    let code = |container: &ContainerStatus| {
+        container.state.as_ref().and_then(|state| state.terminated.as_ref()).map(|end| end.exit_code)
+    };
     let relevant = |container: &&ContainerStatus| requirement.container_name.as_ref().is_none_or(|name| *name == container.name);
     all.filter(relevant).find_map(|container| {
         let code = code(container).filter(|code| *code != 0)?;
@@ -92,14 +94,18 @@ mod tests {
         let policy: PodFailurePolicy = serde_json::from_value(json!({"rules": [
             {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]},
             {"action": "FailJob", "onExitCodes": {"containerName": "main", "operator": "In", "values": [42]}},
-            {"action": "FailIndex", "onExitCodes": {"operator": "NotIn", "values": [1]}}]})).unwrap();
+            {"action": "FailIndex", "onExitCodes": {"operator": "NotIn", "values": [1]}}]}))
+        .unwrap();
         let pod = |name: &str, code: i32, conditions: Value| -> Pod {
             serde_json::from_value(json!({"metadata": {"name": "p", "namespace": "d"}, "status": {"phase": "Failed", "conditions": conditions,
                 "containerStatuses": [{"name": name, "image": "", "imageID": "", "ready": false, "restartCount": 0, "state": {"terminated": {"exitCode": code}}}]}})).unwrap()
         };
         let message = "Container main for pod d/p failed with exit code 42 matching FailJob rule at index 1".to_owned();
         assert_eq!(judge(Some(&policy), &pod("main", 42, json!([]))), Verdict::FailJob { message });
-        assert_eq!(judge(Some(&policy), &pod("main", 42, json!([{"type": "DisruptionTarget", "status": "True"}]))), Verdict::Ignore);
+        assert_eq!(
+            judge(Some(&policy), &pod("main", 42, json!([{"type": "DisruptionTarget", "status": "True"}]))),
+            Verdict::Ignore
+        );
         assert_eq!(judge(Some(&policy), &pod("side", 42, json!([]))), Verdict::FailIndex);
         assert_eq!(judge(Some(&policy), &pod("side", 1, json!([]))), Verdict::Count);
         assert_eq!(judge(None, &pod("side", 1, json!([]))), Verdict::Count);

@@ -65,7 +65,8 @@ pub fn plan(namespace: &Namespace, findings: &Findings, now: Timestamp) -> Optio
                 changed = true;
             }
             Some(old) if old.status != new.status || old.message != new.message || old.reason != new.reason => {
-                let since = if old.status == new.status { old.last_transition_time.clone() } else { new.last_transition_time.clone() };
+                let since =
+                    if old.status == new.status { old.last_transition_time.clone() } else { new.last_transition_time.clone() };
                 *old = NamespaceCondition { last_transition_time: since, ..new };
                 changed = true;
             }
@@ -82,7 +83,11 @@ fn rows(findings: &Findings) -> [Row; 5] {
     let discovery = (!findings.undiscovered.is_empty()).then(|| {
         let mut failed = findings.undiscovered.clone();
         failed.sort();
-        format!("Discovery failed for some groups, {} failing: unable to retrieve the complete list of server APIs: {}", failed.len(), failed.join(", "))
+        format!(
+            "Discovery failed for some groups, {} failing: unable to retrieve the complete list of server APIs: {}",
+            failed.len(),
+            failed.join(", ")
+        )
     });
     let content = (!findings.errors.is_empty()).then(|| {
         let mut errors = findings.errors.clone();
@@ -90,16 +95,23 @@ fn rows(findings: &Findings) -> [Row; 5] {
         format!("Failed to delete all resource types, {} remaining: {}", errors.len(), errors.join(", "))
     });
     let remaining = (!findings.remaining.is_empty()).then(|| {
-        let mut parts: Vec<String> = findings.remaining.iter().map(|(name, count)| format!("{name} has {count} resource instances")).collect();
+        let mut parts: Vec<String> =
+            findings.remaining.iter().map(|(name, count)| format!("{name} has {count} resource instances")).collect();
         parts.sort();
         format!("Some resources are remaining: {}", parts.join(", "))
     });
     let finalizers = (!findings.finalizers.is_empty()).then(|| {
-        let parts: Vec<String> = findings.finalizers.iter().map(|(name, count)| format!("{name} in {count} resource instances")).collect();
+        let parts: Vec<String> =
+            findings.finalizers.iter().map(|(name, count)| format!("{name} in {count} resource instances")).collect();
         format!("Some content in the namespace has finalizers remaining: {}", parts.join(", "))
     });
     [
-        ("NamespaceDeletionDiscoveryFailure", ("ResourcesDiscovered", "All resources successfully discovered"), "DiscoveryFailed", discovery),
+        (
+            "NamespaceDeletionDiscoveryFailure",
+            ("ResourcesDiscovered", "All resources successfully discovered"),
+            "DiscoveryFailed",
+            discovery,
+        ),
         (
             "NamespaceDeletionGroupVersionParsingFailure",
             ("ParsedGroupVersions", "All legacy kube types successfully parsed"),
@@ -137,7 +149,10 @@ mod tests {
         let status = plan(&Namespace::default(), &findings, now).unwrap();
         let condition = |type_: &str| status.conditions.as_ref().unwrap().iter().find(|c| c.type_ == type_).unwrap().clone();
         let remaining = condition("NamespaceContentRemaining");
-        assert_eq!(remaining.message.unwrap(), "Some resources are remaining: pods. has 2 resource instances, widgets.example.com has 1 resource instances");
+        assert_eq!(
+            remaining.message.unwrap(),
+            "Some resources are remaining: pods. has 2 resource instances, widgets.example.com has 1 resource instances"
+        );
         assert_eq!(condition("NamespaceFinalizersRemaining").reason.unwrap(), "SomeFinalizersRemain");
         assert_eq!(condition("NamespaceDeletionContentFailure").status, "False");
         let again = Namespace { status: Some(status), ..Namespace::default() };

@@ -53,15 +53,28 @@ pub fn observe(node: &Node, lease: Option<&Lease>, known: Option<&Health>, now: 
         None if ready.is_some() => now,
         None => created,
         Some(known) => {
-            let sign = known.has_status != ready.is_some() || (ready.is_some() && known.heartbeat != heartbeat) || renewed > known.renewed;
+            let sign = known.has_status != ready.is_some()
+                || (ready.is_some() && known.heartbeat != heartbeat)
+                || renewed > known.renewed;
             if sign { now } else { known.alive_at }
         }
     };
-    Health { alive_at, heartbeat, renewed: renewed.or_else(|| known.and_then(|known| known.renewed.clone())), has_status: ready.is_some() }
+    Health {
+        alive_at,
+        heartbeat,
+        renewed: renewed.or_else(|| known.and_then(|known| known.renewed.clone())),
+        has_status: ready.is_some(),
+    }
 }
 
 /// The status of a node that fell silent, or `None` while it lives or when all is said already.
-pub fn silent_status(node: &Node, health: &Health, grace: Duration, startup_grace: Duration, now: Timestamp) -> Option<NodeStatus> {
+pub fn silent_status(
+    node: &Node,
+    health: &Health,
+    grace: Duration,
+    startup_grace: Duration,
+    now: Timestamp,
+) -> Option<NodeStatus> {
     let grace = if health.has_status { grace } else { startup_grace };
     let limit = health.alive_at + jiff::SignedDuration::try_from(grace).unwrap_or(jiff::SignedDuration::MAX);
     if now <= limit {
@@ -120,8 +133,11 @@ pub fn taints(node: &Node, evict: bool, now: Timestamp) -> Option<Vec<Taint>> {
         "NoExecute" => taint.key == NOT_READY || taint.key == UNREACHABLE,
         _ => false,
     };
-    let mut result: Vec<Taint> =
-        have.iter().filter(|taint| !managed(taint) || wanted.contains(&(taint.key.as_str(), taint.effect.as_str()))).cloned().collect();
+    let mut result: Vec<Taint> = have
+        .iter()
+        .filter(|taint| !managed(taint) || wanted.contains(&(taint.key.as_str(), taint.effect.as_str())))
+        .cloned()
+        .collect();
     for (key, effect) in wanted {
         if !has_taint(&have, key, effect) {
             result.push(Taint { key: key.to_owned(), effect: effect.to_owned(), value: None, time_added: Some(Time(now)) });
@@ -156,7 +172,8 @@ mod tests {
 
     fn node(conditions: Value, spec: Value) -> Node {
         serde_json::from_value(json!({"metadata": {"name": "n", "creationTimestamp": "2024-01-01T00:00:00Z"}, "spec": spec,
-            "status": {"conditions": conditions}})).unwrap()
+            "status": {"conditions": conditions}}))
+        .unwrap()
     }
 
     fn at(seconds: i64) -> Timestamp {
@@ -207,10 +224,17 @@ mod tests {
         assert_eq!(keys(&node(unknown.clone(), json!({})), true), list(&["unreachable:NoSchedule", "unreachable:NoExecute"]));
         // What others put there stays; the other readiness taint is swapped at once.
         let swapped = json!({"taints": [{"key": "a/mine", "effect": "NoExecute"}, {"key": NOT_READY, "effect": "NoExecute"}]});
-        assert_eq!(keys(&node(unknown, swapped), false), list(&["mine:NoExecute", "unreachable:NoSchedule", "unreachable:NoExecute"]));
-        let healed = json!({"taints": [{"key": UNREACHABLE, "effect": "NoExecute"}, {"key": UNREACHABLE, "effect": "NoSchedule"}]});
+        assert_eq!(
+            keys(&node(unknown, swapped), false),
+            list(&["mine:NoExecute", "unreachable:NoSchedule", "unreachable:NoExecute"])
+        );
+        let healed =
+            json!({"taints": [{"key": UNREACHABLE, "effect": "NoExecute"}, {"key": UNREACHABLE, "effect": "NoSchedule"}]});
         assert_eq!(keys(&node(json!([{"type": "Ready", "status": "True"}]), healed), false), list(&[]));
-        let cordoned = node(json!([{"type": "Ready", "status": "True"}, {"type": "DiskPressure", "status": "True"}]), json!({"unschedulable": true}));
+        let cordoned = node(
+            json!([{"type": "Ready", "status": "True"}, {"type": "DiskPressure", "status": "True"}]),
+            json!({"unschedulable": true}),
+        );
         assert_eq!(keys(&cordoned, false), list(&["disk-pressure:NoSchedule", "unschedulable:NoSchedule"]));
         assert_eq!(keys(&node(json!([{"type": "Ready", "status": "True"}]), json!({})), true), None);
     }

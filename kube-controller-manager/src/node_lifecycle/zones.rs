@@ -75,7 +75,8 @@ fn state(ready: usize, not_ready: usize, threshold: f64) -> State {
 fn rates(counts: &HashMap<String, (usize, usize)>, options: &Options) -> HashMap<String, f64> {
     let threshold = options.unhealthy_zone_threshold;
     let large = usize::try_from(options.large_cluster_size_threshold).unwrap_or(0);
-    let all_down = !counts.is_empty() && counts.values().all(|&(ready, not_ready)| state(ready, not_ready, threshold) == State::Full);
+    let all_down =
+        !counts.is_empty() && counts.values().all(|&(ready, not_ready)| state(ready, not_ready, threshold) == State::Full);
     let rate = |&(ready, not_ready): &(usize, usize)| match state(ready, not_ready, threshold) {
         _ if all_down => 0.0,
         State::Normal | State::Full => options.node_eviction_rate,
@@ -93,7 +94,9 @@ mod tests {
     #[test]
     fn rates_fall_with_the_share_of_dead_nodes() {
         let options = Options::parse_from(["kcm"]);
-        let one = |ready: usize, not_ready: usize| rates(&[("a".to_owned(), (ready, not_ready)), ("b".to_owned(), (3, 0))].into(), &options)["a"];
+        let one = |ready: usize, not_ready: usize| {
+            rates(&[("a".to_owned(), (ready, not_ready)), ("b".to_owned(), (3, 0))].into(), &options)["a"]
+        };
         assert_eq!(one(9, 1), 0.1);
         assert_eq!(one(2, 4), 0.0, "a small cluster, most of it down");
         assert_eq!(one(20, 40), 0.01);

@@ -94,8 +94,13 @@ pub fn best(claim: &PersistentVolumeClaim, volumes: &[Arc<PersistentVolume>], de
     let selected = free.filter(|volume| by.is_none_or(|by| selector::matches(by, volume.labels())));
     let mut fitting: Vec<&Arc<PersistentVolume>> = selected.filter(fits).collect();
     fitting.sort_by(|a, b| {
-        let modes = |volume: &PersistentVolume| volume.spec.as_ref().and_then(|spec| spec.access_modes.as_ref()).map_or(0, Vec::len);
-        capacity(a).partial_cmp(&capacity(b)).unwrap_or(std::cmp::Ordering::Equal).then(modes(a).cmp(&modes(b))).then(a.name_any().cmp(&b.name_any()))
+        let modes =
+            |volume: &PersistentVolume| volume.spec.as_ref().and_then(|spec| spec.access_modes.as_ref()).map_or(0, Vec::len);
+        capacity(a)
+            .partial_cmp(&capacity(b))
+            .unwrap_or(std::cmp::Ordering::Equal)
+            .then(modes(a).cmp(&modes(b)))
+            .then(a.name_any().cmp(&b.name_any()))
     });
     fitting.first().map(|volume| Arc::clone(volume))
 }
@@ -164,7 +169,8 @@ mod tests {
         assert_eq!(name(&claim("1Gi", json!({"accessModes": ["ReadWriteMany"]})), false), None);
         assert_eq!(name(&claim("1Gi", json!({"selector": {"matchLabels": {"n": "big"}}})), false).as_deref(), Some("big"));
         assert_eq!(name(&claim("1Gi", json!({})), true), None);
-        let reserved = [volume("big", "10Gi", json!({"claimRef": {"name": "c", "namespace": "d"}})), volume("fits", "2Gi", json!({}))];
+        let reserved =
+            [volume("big", "10Gi", json!({"claimRef": {"name": "c", "namespace": "d"}})), volume("fits", "2Gi", json!({}))];
         assert_eq!(best(&claim("1Gi", json!({})), &reserved, true).unwrap().name_any(), "big");
     }
 

@@ -51,7 +51,11 @@ pub async fn recycle(binder: &Binder, volume: &PersistentVolume) -> anyhow::Resu
             ctx.cluster::<PersistentVolume>().replace(&volume.name_any(), &PostParams::default(), &changed).await?;
         }
         "Failed" => {
-            let why = pod.status.as_ref().and_then(|status| status.message.clone()).unwrap_or_else(|| "pod failed, pod.Status.Message unknown".to_owned());
+            let why = pod
+                .status
+                .as_ref()
+                .and_then(|status| status.message.clone())
+                .unwrap_or_else(|| "pod failed, pod.Status.Message unknown".to_owned());
             let message = format!("Recycle failed: {why}");
             binder.set_volume_phase(volume, "Failed", Some(message.clone())).await?;
             ctx.warning(&about, "VolumeFailedRecycle", message);
@@ -71,11 +75,14 @@ fn scrubber(binder: &Binder, volume: &PersistentVolume, name: &str) -> anyhow::R
         None => (&options.pv_recycler_pod_template_filepath_hostpath, options.pv_recycler_minimum_timeout_hostpath),
     };
     let mut pod: Pod = match Config::file(file) {
-        Some(path) => serde_yaml::from_str(&std::fs::read_to_string(&path)?).with_context(|| format!("recycler pod template {}", path.display()))?,
-        None => serde_json::from_value(json!({"metadata": {}, "spec": {"restartPolicy": "Never", "activeDeadlineSeconds": timeout,
+        Some(path) => serde_yaml::from_str(&std::fs::read_to_string(&path)?)
+            .with_context(|| format!("recycler pod template {}", path.display()))?,
+        None => {
+            serde_json::from_value(json!({"metadata": {}, "spec": {"restartPolicy": "Never", "activeDeadlineSeconds": timeout,
             "volumes": [{"name": "vol"}],
             "containers": [{"name": "pv-recycler", "image": IMAGE, "command": ["/bin/sh"], "args": ["-c", SCRUB],
-                "volumeMounts": [{"name": "vol", "mountPath": "/scrub"}]}]}}))?,
+                "volumeMounts": [{"name": "vol", "mountPath": "/scrub"}]}]}}))?
+        }
     };
     pod.metadata.name = Some(name.to_owned());
     pod.metadata.namespace = Some(NAMESPACE.to_owned());

@@ -36,7 +36,11 @@ pub struct Claims {
 pub fn claims(observed: &Observed) -> Claims {
     let mut claims = Claims::default();
     for pod in &observed.pods {
-        let claim = owner::claim_by(&observed.set.metadata, &observed.set.spec.as_ref().map(|s| s.selector.clone()).unwrap_or_default(), &pod.metadata);
+        let claim = owner::claim_by(
+            &observed.set.metadata,
+            &observed.set.spec.as_ref().map(|s| s.selector.clone()).unwrap_or_default(),
+            &pod.metadata,
+        );
         if pods::is_terminating(pod) && claim == Claim::Keep {
             claims.terminating += 1;
         }
@@ -79,11 +83,18 @@ pub fn replicas(set: &ReplicaSet) -> i32 {
 
 /// The status that follows from the pods and from how scaling went.
 /// Upstream: calculateStatus (pkg/controller/replicaset/replica_set_utils.go).
-pub fn status(set: &ReplicaSet, active: &[Arc<Pod>], terminating: Option<i32>, error: Option<&str>, now: Timestamp) -> ReplicaSetStatus {
+pub fn status(
+    set: &ReplicaSet,
+    active: &[Arc<Pod>],
+    terminating: Option<i32>,
+    error: Option<&str>,
+    now: Timestamp,
+) -> ReplicaSetStatus {
     let old = set.status.clone().unwrap_or_default();
     let none = BTreeMap::new();
     let spec = set.spec.as_ref();
-    let template_labels = spec.and_then(|s| s.template.as_ref()).and_then(|t| t.metadata.as_ref()).and_then(|m| m.labels.as_ref());
+    let template_labels =
+        spec.and_then(|s| s.template.as_ref()).and_then(|t| t.metadata.as_ref()).and_then(|m| m.labels.as_ref());
     let min_ready = spec.and_then(|s| s.min_ready_seconds).unwrap_or(0);
     let count = |keep: &dyn Fn(&Pod) -> bool| i32::try_from(active.iter().filter(|pod| keep(pod)).count()).unwrap_or(i32::MAX);
     let labelled = |pod: &Pod| {
@@ -148,7 +159,8 @@ mod tests {
         let mut v: Value = json!({"metadata": {"name": name, "uid": name, "namespace": "d", "labels": {"app": app, "v": "1"}},
             "spec": {"containers": []}, "status": {"phase": phase}});
         if let Some(uid) = owner {
-            v["metadata"]["ownerReferences"] = json!([{"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": "web", "uid": uid, "controller": true}]);
+            v["metadata"]["ownerReferences"] =
+                json!([{"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": "web", "uid": uid, "controller": true}]);
         }
         if deleting {
             v["metadata"]["deletionTimestamp"] = json!("2024-01-01T00:00:00Z");

@@ -113,7 +113,12 @@ pub fn claims(set: &StatefulSet, ordinal: i32) -> Vec<(String, PersistentVolumeC
 
 /// The owners that the retention policy gives a claim, or `None` if it has them. `pod` is the claim's pod as it is in the cluster.
 /// Upstream: updateClaimOwnerRefForSetAndPod.
-pub fn claim_owners(set: &StatefulSet, pod: Option<&Pod>, claim: &PersistentVolumeClaim, ordinal: i32) -> Option<Vec<OwnerReference>> {
+pub fn claim_owners(
+    set: &StatefulSet,
+    pod: Option<&Pod>,
+    claim: &PersistentVolumeClaim,
+    ordinal: i32,
+) -> Option<Vec<OwnerReference>> {
     let policy = set.spec.as_ref().and_then(|spec| spec.persistent_volume_claim_retention_policy.as_ref());
     let deletes = |when: Option<&String>| when.is_some_and(|when| when == "Delete");
     let when_deleted = deletes(policy.and_then(|policy| policy.when_deleted.as_ref()));
@@ -130,7 +135,12 @@ pub fn claim_owners(set: &StatefulSet, pod: Option<&Pod>, claim: &PersistentVolu
         have.iter().filter(|owner| owner.uid != set_uid && !(owner.kind == "Pod" && owner.name == pod_name)).cloned().collect();
     let reference = |api: &str, kind: &str, meta: &ObjectMeta| owner::controller_ref(api, kind, meta);
     if by_set {
-        wanted.push(have.iter().find(|owner| owner.uid == set_uid).cloned().unwrap_or_else(|| reference("apps/v1", "StatefulSet", &set.metadata)));
+        wanted.push(
+            have.iter()
+                .find(|owner| owner.uid == set_uid)
+                .cloned()
+                .unwrap_or_else(|| reference("apps/v1", "StatefulSet", &set.metadata)),
+        );
     }
     if by_pod && let (Some(pod), Some(uid)) = (pod, pod_uid) {
         wanted.push(have.iter().find(|owner| owner.uid == uid).cloned().unwrap_or_else(|| reference("v1", "Pod", &pod.metadata)));
@@ -156,10 +166,14 @@ mod tests {
     fn pods_have_names_hosts_and_claims_of_their_ordinal() {
         let web = set(json!({}));
         let template = serde_json::from_value(json!({"metadata": {"labels": {"app": "web"}}, "spec": {"containers": [],
-            "volumes": [{"name": "data", "emptyDir": {}}, {"name": "other", "emptyDir": {}}]}})).unwrap();
+            "volumes": [{"name": "data", "emptyDir": {}}, {"name": "other", "emptyDir": {}}]}}))
+        .unwrap();
         let made = pod(&web, &template, "web-abc", 3);
         let spec = made.spec.as_ref().unwrap();
-        assert_eq!((made.name_any().as_str(), spec.hostname.as_deref(), spec.subdomain.as_deref()), ("web-3", Some("web-3"), Some("web")));
+        assert_eq!(
+            (made.name_any().as_str(), spec.hostname.as_deref(), spec.subdomain.as_deref()),
+            ("web-3", Some("web-3"), Some("web"))
+        );
         let volumes = spec.volumes.as_ref().unwrap();
         assert_eq!(volumes.len(), 2);
         assert_eq!(volumes[0].persistent_volume_claim.as_ref().unwrap().claim_name, "data-web-3");
@@ -174,10 +188,14 @@ mod tests {
 
     #[test]
     fn the_retention_policy_decides_who_owns_claims() {
-        let policy = |deleted: &str, scaled: &str| set(json!({"persistentVolumeClaimRetentionPolicy": {"whenDeleted": deleted, "whenScaled": scaled}}));
+        let policy = |deleted: &str, scaled: &str| {
+            set(json!({"persistentVolumeClaimRetentionPolicy": {"whenDeleted": deleted, "whenScaled": scaled}}))
+        };
         let pod: Pod = serde_json::from_value(json!({"metadata": {"name": "web-1", "uid": "pu"}})).unwrap();
         let bare = PersistentVolumeClaim::default();
-        let kinds = |set: &StatefulSet, ordinal: i32| claim_owners(set, Some(&pod), &bare, ordinal).map(|list| list.into_iter().map(|o| o.kind).collect::<Vec<_>>());
+        let kinds = |set: &StatefulSet, ordinal: i32| {
+            claim_owners(set, Some(&pod), &bare, ordinal).map(|list| list.into_iter().map(|o| o.kind).collect::<Vec<_>>())
+        };
         assert_eq!(kinds(&policy("Retain", "Retain"), 1), None);
         assert_eq!(kinds(&policy("Delete", "Retain"), 5), Some(vec!["StatefulSet".to_owned()]));
         assert_eq!(kinds(&policy("Delete", "Delete"), 1), Some(vec!["StatefulSet".to_owned()]));
@@ -185,7 +203,8 @@ mod tests {
         assert_eq!(kinds(&policy("Retain", "Delete"), 1), None);
         assert_eq!(kinds(&policy("Retain", "Delete"), 5), Some(vec!["Pod".to_owned()]));
         let mut owned = bare.clone();
-        owned.metadata.owner_references = Some(vec![owner::controller_ref("apps/v1", "StatefulSet", &policy("Delete", "Retain").metadata)]);
+        owned.metadata.owner_references =
+            Some(vec![owner::controller_ref("apps/v1", "StatefulSet", &policy("Delete", "Retain").metadata)]);
         assert_eq!(claim_owners(&policy("Retain", "Retain"), Some(&pod), &owned, 1), Some(vec![]));
     }
 }

@@ -28,10 +28,19 @@ pub struct Observed {
 #[derive(Debug, PartialEq)]
 pub enum Op {
     /// Make the pod, and its claims first.
-    Create { ordinal: i32, pod: Box<Pod> },
-    Delete { pod: Arc<Pod>, finished: bool },
+    Create {
+        ordinal: i32,
+        pod: Box<Pod>,
+    },
+    Delete {
+        pod: Arc<Pod>,
+        finished: bool,
+    },
     /// Bring labels, volumes and claims of an ordinal back in line.
-    Repair { ordinal: i32, pod: Arc<Pod> },
+    Repair {
+        ordinal: i32,
+        pod: Arc<Pod>,
+    },
 }
 
 #[derive(Debug, PartialEq)]
@@ -70,7 +79,8 @@ impl<'a> Work<'a> {
     fn new(observed: &'a Observed, now: Timestamp) -> Work<'a> {
         let set = &observed.set;
         let start = start_ordinal(set);
-        let mut wanted: BTreeMap<i32, Option<&Arc<Pod>>> = (start..start.saturating_add(replicas(set))).map(|n| (n, None)).collect();
+        let mut wanted: BTreeMap<i32, Option<&Arc<Pod>>> =
+            (start..start.saturating_add(replicas(set))).map(|n| (n, None)).collect();
         let mut condemned = Vec::new();
         for pod in &observed.pods {
             match ordinal(set, pod) {
@@ -163,7 +173,10 @@ impl<'a> Work<'a> {
 
     fn has_retention(&self) -> bool {
         let spec = self.observed.set.spec.as_ref();
-        spec.is_some_and(|spec| spec.volume_claim_templates.as_ref().is_some_and(|list| !list.is_empty()) && spec.persistent_volume_claim_retention_policy.is_some())
+        spec.is_some_and(|spec| {
+            spec.volume_claim_templates.as_ref().is_some_and(|list| !list.is_empty())
+                && spec.persistent_volume_claim_retention_policy.is_some()
+        })
     }
 
     fn first_unhealthy(&self) -> Option<i32> {
@@ -210,7 +223,8 @@ impl<'a> Work<'a> {
     fn finish(self) -> Plan {
         let (set, observed) = (&self.observed.set, self.observed);
         let old = set.status.clone().unwrap_or_default();
-        let count = |keep: &dyn Fn(&Pod) -> bool| i32::try_from(observed.pods.iter().filter(|pod| keep(pod)).count()).unwrap_or(i32::MAX);
+        let count =
+            |keep: &dyn Fn(&Pod) -> bool| i32::try_from(observed.pods.iter().filter(|pod| keep(pod)).count()).unwrap_or(i32::MAX);
         let lives = |pod: &Pod| is_created(pod) && !pods::is_deleting(pod);
         let mut status = StatefulSetStatus {
             observed_generation: set.metadata.generation,
@@ -226,7 +240,11 @@ impl<'a> Work<'a> {
         };
         let wanted = replicas(set);
         let rolling = set.spec.as_ref().and_then(|spec| spec.update_strategy.as_ref()?.type_.as_deref()) != Some("OnDelete");
-        if rolling && status.updated_replicas == Some(wanted) && status.ready_replicas == Some(wanted) && status.replicas == wanted {
+        if rolling
+            && status.updated_replicas == Some(wanted)
+            && status.ready_replicas == Some(wanted)
+            && status.replicas == wanted
+        {
             status.current_replicas = status.updated_replicas;
             status.current_revision = status.update_revision.clone();
         }
@@ -238,7 +256,14 @@ impl<'a> Work<'a> {
 pub fn differs(old: &StatefulSetStatus, new: &StatefulSetStatus) -> bool {
     let n = |value: Option<i32>| value.unwrap_or(0);
     let counts = |s: &StatefulSetStatus| {
-        [s.replicas, n(s.ready_replicas), n(s.available_replicas), n(s.current_replicas), n(s.updated_replicas), n(s.collision_count)]
+        [
+            s.replicas,
+            n(s.ready_replicas),
+            n(s.available_replicas),
+            n(s.current_replicas),
+            n(s.updated_replicas),
+            n(s.collision_count),
+        ]
     };
     counts(old) != counts(new)
         || old.observed_generation.unwrap_or(0) != new.observed_generation.unwrap_or(0)
@@ -253,11 +278,14 @@ mod tests {
     use serde_json::{Value, json};
 
     fn set(replicas: i32, extra: Value) -> Arc<StatefulSet> {
-        let mut spec = json!({"replicas": replicas, "serviceName": "web", "selector": {"matchLabels": {"app": "web"}}, "template": {}});
+        let mut spec =
+            json!({"replicas": replicas, "serviceName": "web", "selector": {"matchLabels": {"app": "web"}}, "template": {}});
         for (key, value) in extra.as_object().unwrap() {
             spec[key] = value.clone();
         }
-        Arc::new(serde_json::from_value(json!({"metadata": {"name": "web", "namespace": "d", "uid": "su"}, "spec": spec})).unwrap())
+        Arc::new(
+            serde_json::from_value(json!({"metadata": {"name": "web", "namespace": "d", "uid": "su"}, "spec": spec})).unwrap(),
+        )
     }
 
     fn pod(n: i32, revision: &str, phase: &str, ready: bool) -> Arc<Pod> {
@@ -327,7 +355,10 @@ mod tests {
     #[test]
     fn the_current_revision_moves_when_the_update_is_complete() {
         let (_, status) = run(set(2, json!({})), vec![good(0, "new"), good(1, "old")]);
-        assert_eq!((status.current_revision.as_deref(), status.current_replicas, status.updated_replicas), (Some("old"), Some(1), Some(1)));
+        assert_eq!(
+            (status.current_revision.as_deref(), status.current_replicas, status.updated_replicas),
+            (Some("old"), Some(1), Some(1))
+        );
         let (_, status) = run(set(2, json!({})), vec![good(0, "new"), good(1, "new")]);
         assert_eq!((status.current_revision.as_deref(), status.current_replicas), (Some("new"), Some(2)));
     }

@@ -31,7 +31,10 @@ fn set(name: &str, image: &str, size: i32, available: i32, age: u32, desired: i3
 }
 
 fn run(deployment: Deployment, sets: Vec<ReplicaSet>) -> Plan {
-    plan(&Observed { deployment: Arc::new(deployment), sets: sets.into_iter().map(Arc::new).collect(), pods: BTreeMap::new() }, now())
+    plan(
+        &Observed { deployment: Arc::new(deployment), sets: sets.into_iter().map(Arc::new).collect(), pods: BTreeMap::new() },
+        now(),
+    )
 }
 
 /// `+name=size` for a creation, `name=size` for a change, `-name` for a deletion.
@@ -77,7 +80,10 @@ fn a_rolling_update_stays_within_surge_and_unavailability() {
 
 #[test]
 fn undo_brings_the_old_set_back_with_a_new_revision() {
-    let plan = run(deployment(2, "a", rolling(json!(1), json!(0))), vec![set("one", "a", 0, 0, 1, 2, 3), set("two", "b", 2, 2, 2, 2, 3)]);
+    let plan = run(
+        deployment(2, "a", rolling(json!(1), json!(0))),
+        vec![set("one", "a", 0, 0, 1, 2, 3), set("two", "b", 2, 2, 2, 2, 3)],
+    );
     assert_eq!(ops(&plan), ["one=1"]);
     let Op::Update { set, scaled } = &plan.ops[0] else { panic!("an update") };
     assert_eq!((revision(set), *scaled, sets::annotation(set, sets::REVISION_HISTORY)), (3, Some(0), Some("1")));
@@ -103,7 +109,8 @@ fn recreate_waits_until_the_old_pods_are_gone() {
 fn scaling_in_the_middle_of_a_rollout_is_proportional() {
     // 10 → 20 with surge 0 while 6 old and 4 new exist (sized for 10).
     let strategy = rolling(json!(0), json!(1));
-    let plan = run(deployment(20, "b", strategy.clone()), vec![set("old", "a", 6, 6, 1, 10, 10), set("new", "b", 4, 4, 2, 10, 10)]);
+    let plan =
+        run(deployment(20, "b", strategy.clone()), vec![set("old", "a", 6, 6, 1, 10, 10), set("new", "b", 4, 4, 2, 10, 10)]);
     assert_eq!(ops(&plan), ["new=8", "old=12"].into_iter().rev().collect::<Vec<_>>());
     // Down to zero: all.
     let plan = run(deployment(0, "b", strategy), vec![set("old", "a", 6, 6, 1, 10, 10), set("new", "b", 4, 4, 2, 10, 10)]);
@@ -128,11 +135,17 @@ fn progress_is_judged_against_the_deadline() {
     };
     let strategy = rolling(json!(1), json!(0));
     let mut d = deployment(1, "a", strategy);
-    d.status = Some(serde_json::from_value(json!({"observedGeneration": 1, "replicas": 1, "updatedReplicas": 1, "unavailableReplicas": 1, "conditions":
-        [{"type": "Progressing", "status": "True", "reason": "ReplicaSetUpdated", "lastUpdateTime": "2024-01-01T00:55:00Z"}]})).unwrap());
+    d.status = Some(
+        serde_json::from_value(
+            json!({"observedGeneration": 1, "replicas": 1, "updatedReplicas": 1, "unavailableReplicas": 1, "conditions":
+        [{"type": "Progressing", "status": "True", "reason": "ReplicaSetUpdated", "lastUpdateTime": "2024-01-01T00:55:00Z"}]}),
+        )
+        .unwrap(),
+    );
     let plan = run(d.clone(), vec![set("s", "a", 1, 0, 1, 1, 2)]);
     assert_eq!((reason(&plan).as_str(), plan.look_again), ("ReplicaSetUpdated", Some("2024-01-01T01:05:00Z".parse().unwrap())));
-    d.status.as_mut().unwrap().conditions.as_mut().unwrap()[0].last_update_time = Some(Time("2024-01-01T00:40:00Z".parse().unwrap()));
+    d.status.as_mut().unwrap().conditions.as_mut().unwrap()[0].last_update_time =
+        Some(Time("2024-01-01T00:40:00Z".parse().unwrap()));
     assert_eq!(reason(&run(d.clone(), vec![set("s", "a", 1, 0, 1, 1, 2)])), "ProgressDeadlineExceeded");
     assert_eq!(reason(&run(d, vec![set("s", "a", 1, 1, 1, 1, 2)])), "NewReplicaSetAvailable");
 }
@@ -140,7 +153,10 @@ fn progress_is_judged_against_the_deadline() {
 #[test]
 fn history_beyond_the_limit_goes_once_the_rollout_is_complete() {
     let mut d = deployment(1, "c", rolling(json!(1), json!(0)));
-    d.status = Some(serde_json::from_value(json!({"observedGeneration": 1, "replicas": 1, "updatedReplicas": 1, "availableReplicas": 1})).unwrap());
+    d.status = Some(
+        serde_json::from_value(json!({"observedGeneration": 1, "replicas": 1, "updatedReplicas": 1, "availableReplicas": 1}))
+            .unwrap(),
+    );
     let sets = vec![set("one", "a", 0, 0, 1, 1, 2), set("two", "b", 0, 0, 2, 1, 2), set("three", "c", 1, 1, 3, 1, 2)];
     assert_eq!(ops(&run(d, sets)), ["-one"]);
 }

@@ -11,7 +11,10 @@ fn job(spec: Value, status: Value) -> Arc<Job> {
     for (key, value) in spec.as_object().unwrap() {
         full[key] = value.clone();
     }
-    Arc::new(serde_json::from_value(json!({"metadata": {"name": "j", "namespace": "d", "uid": "ju"}, "spec": full, "status": status})).unwrap())
+    Arc::new(
+        serde_json::from_value(json!({"metadata": {"name": "j", "namespace": "d", "uid": "ju"}, "spec": full, "status": status}))
+            .unwrap(),
+    )
 }
 
 fn pod(name: &str, phase: &str, extra: Value) -> Arc<Pod> {
@@ -35,7 +38,12 @@ fn names(list: &[Arc<Pod>]) -> Vec<String> {
 }
 
 fn condition(status: &JobStatus) -> Vec<String> {
-    status.conditions.iter().flatten().map(|c| format!("{}={} {}", c.type_, c.status, c.reason.clone().unwrap_or_default())).collect()
+    status
+        .conditions
+        .iter()
+        .flatten()
+        .map(|c| format!("{}={} {}", c.type_, c.status, c.reason.clone().unwrap_or_default()))
+        .collect()
 }
 
 /// A job after the API server stored `status`.
@@ -68,12 +76,18 @@ fn a_finished_pod_is_counted_once_whatever_step_is_interrupted() {
     assert!(first.create.is_empty());
     // The same again (a crash before the finalizer went): nothing is counted twice.
     let again = run(&with(&j, &first.status), &[done]);
-    assert_eq!((again.status.uncounted_terminated_pods.clone(), again.status.succeeded), (first.status.uncounted_terminated_pods.clone(), None));
+    assert_eq!(
+        (again.status.uncounted_terminated_pods.clone(), again.status.succeeded),
+        (first.status.uncounted_terminated_pods.clone(), None)
+    );
     // 2: without the finalizer, or altogether gone, it counts, and the job is complete.
     for after in [vec![pod("a", "Succeeded", json!({"finalizers": []}))], vec![]] {
         let counted = run(&with(&j, &first.status), &after);
         assert_eq!(counted.status.succeeded, Some(1));
-        assert_eq!(condition(&counted.status), ["SuccessCriteriaMet=True CompletionsReached", "Complete=True CompletionsReached"]);
+        assert_eq!(
+            condition(&counted.status),
+            ["SuccessCriteriaMet=True CompletionsReached", "Complete=True CompletionsReached"]
+        );
         assert_eq!(counted.events[0].message, "Job completed");
     }
 }
@@ -111,7 +125,11 @@ fn indexed_jobs_fill_the_lowest_free_indexes() {
     let plan = run(&j, &[pod("b", "Succeeded", json!({"index": 1})), pod("c", "Succeeded", json!({"index": 4}))]);
     assert_eq!((plan.status.completed_indexes.as_deref(), plan.status.succeeded), (Some("0,1,4"), Some(3)));
     // Two pods of one index, and one beyond the range: the surplus goes.
-    let twice = [pod("d", "Running", json!({"index": 1})), pod("e", "Pending", json!({"index": 1})), pod("f", "Running", json!({"index": 9}))];
+    let twice = [
+        pod("d", "Running", json!({"index": 1})),
+        pod("e", "Pending", json!({"index": 1})),
+        pod("f", "Running", json!({"index": 9})),
+    ];
     let mut gone = names(&run(&j, &twice).delete);
     gone.sort();
     assert_eq!(gone, ["e", "f"]);
@@ -119,12 +137,16 @@ fn indexed_jobs_fill_the_lowest_free_indexes() {
 
 #[test]
 fn limits_by_index_fail_the_index_and_spare_the_rest() {
-    let spec = json!({"completionMode": "Indexed", "completions": 2, "parallelism": 2, "backoffLimit": 100, "backoffLimitPerIndex": 1});
+    let spec =
+        json!({"completionMode": "Indexed", "completions": 2, "parallelism": 2, "backoffLimit": 100, "backoffLimitPerIndex": 1});
     let j = job(spec, json!({}));
     // The first failure: the pod keeps its finalizer until the next one has the count.
     let ended = json!({"index": 0, "failures": 0, "deletionTimestamp": "2024-01-01T00:00:00Z"});
     let first = run(&j, &[pod("a", "Failed", ended), pod("b", "Running", json!({"index": 1}))]);
-    assert_eq!((names(&first.unfinalize).len(), first.create.clone()), (0, vec![NewPod { index: Some(0), failures: Some((1, 0)) }]));
+    assert_eq!(
+        (names(&first.unfinalize).len(), first.create.clone()),
+        (0, vec![NewPod { index: Some(0), failures: Some((1, 0)) }])
+    );
     // The second: the index is lost, the other goes on.
     let second = run(&j, &[pod("c", "Failed", json!({"index": 0, "failures": 1})), pod("b", "Running", json!({"index": 1}))]);
     assert_eq!((second.status.failed_indexes.as_deref(), second.create.len()), (Some("0"), 0));
@@ -138,7 +160,10 @@ fn suspending_takes_the_pods_away_and_resuming_starts_anew() {
     let j = job(json!({"suspend": true}), json!({"startTime": "2024-01-01T00:00:00Z"}));
     let plan = run(&j, &[pod("a", "Running", json!({}))]);
     assert_eq!((names(&plan.delete), plan.status.start_time.clone()), (vec!["a".to_owned()], None));
-    assert_eq!((condition(&plan.status), plan.events[0].reason.as_str()), (vec!["Suspended=True JobSuspended".to_owned()], "Suspended"));
+    assert_eq!(
+        (condition(&plan.status), plan.events[0].reason.as_str()),
+        (vec!["Suspended=True JobSuspended".to_owned()], "Suspended")
+    );
     let resumed = job(json!({}), serde_json::to_value(&plan.status).unwrap());
     let plan = run(&resumed, &[]);
     assert_eq!((plan.create.len(), plan.status.start_time.clone()), (2, Some(Time(now()))));
@@ -156,6 +181,10 @@ fn deadlines_policies_and_replacement_are_heeded() {
     assert_eq!(run(&job(json!({"completions": 1}), json!({})), std::slice::from_ref(&dying)).create.len(), 1);
     assert_eq!(run(&job(json!({"completions": 1, "podReplacementPolicy": "Failed"}), json!({})), &[dying]).create.len(), 0);
     let winners = json!({"completionMode": "Indexed", "successPolicy": {"rules": [{"succeededIndexes": "1"}]}});
-    let plan = run(&job(winners, json!({})), &[pod("a", "Succeeded", json!({"index": 1})), pod("b", "Running", json!({"index": 0}))]);
-    assert_eq!((condition(&plan.status), names(&plan.delete)), (vec!["SuccessCriteriaMet=True SuccessPolicy".to_owned()], vec!["b".to_owned()]));
+    let plan =
+        run(&job(winners, json!({})), &[pod("a", "Succeeded", json!({"index": 1})), pod("b", "Running", json!({"index": 0}))]);
+    assert_eq!(
+        (condition(&plan.status), names(&plan.delete)),
+        (vec!["SuccessCriteriaMet=True SuccessPolicy".to_owned()], vec!["b".to_owned()])
+    );
 }
