@@ -27,7 +27,10 @@ pub async fn connect(config: &Config, tasks: &Tasks) -> anyhow::Result<Option<ku
     };
     if !usable(path) {
         let Some(bootstrap) = &config.bootstrap_kubeconfig else {
-            bail!("unable to read existing kubeconfig {}: it does not exist or its client certificate is gone or expired", path.display());
+            bail!(
+                "unable to read existing kubeconfig {}: it does not exist or its client certificate is gone or expired",
+                path.display()
+            );
         };
         if !bootstrap.exists() {
             bail!("unable to load bootstrap kubeconfig: stat {}: no such file or directory", bootstrap.display());
@@ -43,7 +46,9 @@ pub async fn connect(config: &Config, tasks: &Tasks) -> anyhow::Result<Option<ku
             }
         }
     }
-    let client = client::connect::from_kubeconfig(path, "kubelet").await.with_context(|| format!("invalid kubeconfig {}", path.display()))?;
+    let client = client::connect::from_kubeconfig(path, "kubelet")
+        .await
+        .with_context(|| format!("invalid kubeconfig {}", path.display()))?;
     if config.kubelet.rotate_certificates && certificate::current(&config.cert_dir, CLIENT).exists() {
         certificate::rotate_client(client.clone(), config.cert_dir.clone(), config.node_name.clone(), tasks);
     }
@@ -67,7 +72,11 @@ fn usable(path: &Path) -> bool {
         },
         (None, Some(data)) => {
             use base64::Engine as _;
-            base64::engine::general_purpose::STANDARD.decode(data).ok().and_then(|pem| String::from_utf8(pem).ok()).unwrap_or_default()
+            base64::engine::general_purpose::STANDARD
+                .decode(data)
+                .ok()
+                .and_then(|pem| String::from_utf8(pem).ok())
+                .unwrap_or_default()
         }
         // A token, or nothing at all: the server will tell.
         (None, None) => return true,
@@ -107,9 +116,12 @@ async fn first_certificate(config: &Config, bootstrap: &Path, kubeconfig: &Path)
 
 /// The bootstrap kubeconfig's cluster with the certificate file as credentials. Pure.
 fn own_kubeconfig(bootstrap: &Value, certificate: &Path) -> anyhow::Result<Value> {
-    let named = |list: &str, name: &str| bootstrap[list].as_array().into_iter().flatten().find(|entry| entry["name"] == name).cloned();
-    let context = named("contexts", bootstrap["current-context"].as_str().unwrap_or("")).context("the bootstrap kubeconfig has no current context")?;
-    let cluster = named("clusters", context["context"]["cluster"].as_str().unwrap_or("")).context("the bootstrap kubeconfig has no cluster")?;
+    let named =
+        |list: &str, name: &str| bootstrap[list].as_array().into_iter().flatten().find(|entry| entry["name"] == name).cloned();
+    let context = named("contexts", bootstrap["current-context"].as_str().unwrap_or(""))
+        .context("the bootstrap kubeconfig has no current context")?;
+    let cluster = named("clusters", context["context"]["cluster"].as_str().unwrap_or(""))
+        .context("the bootstrap kubeconfig has no cluster")?;
     let file = certificate.to_string_lossy();
     Ok(json!({
         "apiVersion": "v1",

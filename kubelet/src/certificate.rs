@@ -88,7 +88,11 @@ pub async fn request(api: &kube::Client, wanted: &Wanted<'_>, key: Option<String
                 let status = csr.status.unwrap_or_default();
                 for condition in status.conditions.iter().flatten() {
                     if matches!(condition.type_.as_str(), "Denied" | "Failed") {
-                        bail!("certificate signing request {name} was {}: {}", condition.type_.to_lowercase(), condition.message.clone().unwrap_or_default());
+                        bail!(
+                            "certificate signing request {name} was {}: {}",
+                            condition.type_.to_lowercase(),
+                            condition.message.clone().unwrap_or_default()
+                        );
                     }
                 }
                 if let Some(chain) = status.certificate.filter(|chain| !chain.0.is_empty()) {
@@ -218,8 +222,13 @@ pub fn rotate_serving(kubelet: &Shared, serving: Arc<Serving>) {
                 }
                 let mut names = vec![kubelet.config.node_name.clone()];
                 names.extend(kubelet.node.ip_texts());
-                let wanted =
-                    Wanted { signer: "kubernetes.io/kubelet-serving", usage: "server auth", node: &kubelet.config.node_name, names, bootstrap: false };
+                let wanted = Wanted {
+                    signer: "kubernetes.io/kubelet-serving",
+                    usage: "server auth",
+                    node: &kubelet.config.node_name,
+                    names,
+                    bootstrap: false,
+                };
                 match request(&api, &wanted, None).await.and_then(|issued| store(&dir, "kubelet-server", &issued)) {
                     Ok(()) => tracing::info!("Rotated the serving certificate"),
                     Err(error) => {

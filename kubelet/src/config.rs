@@ -262,11 +262,31 @@ configuration! {
 
 /// Fields that are known and kept without effect (yet); no warning for these.
 const QUIET: &[&str] = &[
-    "apiVersion", "kind", "cpuManagerReconcilePeriod", "cpuManagerPolicyOptions", "topologyManagerPolicyOptions", "enableProfilingHandler",
-    "enableDebugFlagsHandler", "enableContentionProfiling", "configMapAndSecretChangeDetectionStrategy", "iptablesMasqueradeBit", "iptablesDropBit",
-    "kernelMemcgNotification", "qosReserved", "showHiddenMetricsForVersion", "memoryThrottlingFactor", "tracing", "reservedMemory",
-    "containerLogMaxWorkers", "preloadedImagesVerificationAllowlist", "imagePullCredentialsVerificationPolicy", "mergeDefaultEvictionSettings",
-    "shutdownGracePeriodByPodPriority", "enableServiceLinks", "userNamespaces", "tlsCurvePreferences",
+    "apiVersion",
+    "kind",
+    "cpuManagerReconcilePeriod",
+    "cpuManagerPolicyOptions",
+    "topologyManagerPolicyOptions",
+    "enableProfilingHandler",
+    "enableDebugFlagsHandler",
+    "enableContentionProfiling",
+    "configMapAndSecretChangeDetectionStrategy",
+    "iptablesMasqueradeBit",
+    "iptablesDropBit",
+    "kernelMemcgNotification",
+    "qosReserved",
+    "showHiddenMetricsForVersion",
+    "memoryThrottlingFactor",
+    "tracing",
+    "reservedMemory",
+    "containerLogMaxWorkers",
+    "preloadedImagesVerificationAllowlist",
+    "imagePullCredentialsVerificationPolicy",
+    "mergeDefaultEvictionSettings",
+    "shutdownGracePeriodByPodPriority",
+    "enableServiceLinks",
+    "userNamespaces",
+    "tlsCurvePreferences",
 ];
 
 /// Everything that was decided before start.
@@ -330,10 +350,8 @@ impl Config {
             }
         }
         merge(&mut document, flags.config.clone());
-        let kubelet = parse(document).map_err(|why| ConfigError::Parse {
-            path: PathBuf::from(flags.own("config").unwrap_or("(flags)")),
-            why,
-        })?;
+        let kubelet = parse(document)
+            .map_err(|why| ConfigError::Parse { path: PathBuf::from(flags.own("config").unwrap_or("(flags)")), why })?;
         for name in kubelet.other.keys().filter(|name| !QUIET.contains(&name.as_str())) {
             warnings.push(format!("unknown field {name:?} in the kubelet configuration, ignored"));
         }
@@ -368,7 +386,8 @@ impl Config {
                 .own("maximum-dead-containers-per-container")
                 .and_then(|text| text.parse().ok())
                 .unwrap_or(1),
-            container_logs_dir: std::env::var_os("RK_CONTAINER_LOGS_DIR").map_or_else(|| PathBuf::from("/var/log/containers"), PathBuf::from),
+            container_logs_dir: std::env::var_os("RK_CONTAINER_LOGS_DIR")
+                .map_or_else(|| PathBuf::from("/var/log/containers"), PathBuf::from),
             warnings,
             kubelet,
         };
@@ -380,7 +399,9 @@ impl Config {
         let kubelet = &self.kubelet;
         let invalid = |text: String| Err(ConfigError::Invalid(text));
         if !(0..=100).contains(&kubelet.image_gc_high) || !(0..=100).contains(&kubelet.image_gc_low) {
-            return invalid("imageGCHighThresholdPercent and imageGCLowThresholdPercent must be between 0 and 100, inclusive".into());
+            return invalid(
+                "imageGCHighThresholdPercent and imageGCLowThresholdPercent must be between 0 and 100, inclusive".into(),
+            );
         }
         if kubelet.image_gc_low >= kubelet.image_gc_high {
             return invalid(format!(
@@ -398,14 +419,21 @@ impl Config {
             return invalid(format!("maxPods (--max-pods) {} must not be a negative number", kubelet.max_pods));
         }
         if kubelet.container_log_max_files <= 1 {
-            return invalid(format!("containerLogMaxFiles (--container-log-max-files) {} must be greater than 1", kubelet.container_log_max_files));
+            return invalid(format!(
+                "containerLogMaxFiles (--container-log-max-files) {} must be greater than 1",
+                kubelet.container_log_max_files
+            ));
         }
         if kubelet.address.parse::<IpAddr>().is_err() || kubelet.healthz_bind_address.parse::<IpAddr>().is_err() {
             return invalid("address and healthzBindAddress must be IP addresses".into());
         }
         for name in &kubelet.enforce_node_allocatable {
-            if !["none", "pods", "system-reserved", "kube-reserved", "system-reserved-compressible", "kube-reserved-compressible"].contains(&name.as_str()) {
-                return invalid(format!("option {name:?} specified for enforceNodeAllocatable (--enforce-node-allocatable) is unknown"));
+            if !["none", "pods", "system-reserved", "kube-reserved", "system-reserved-compressible", "kube-reserved-compressible"]
+                .contains(&name.as_str())
+            {
+                return invalid(format!(
+                    "option {name:?} specified for enforceNodeAllocatable (--enforce-node-allocatable) is unknown"
+                ));
             }
         }
         Ok(())
@@ -445,7 +473,15 @@ fn parse(mut document: Map<String, Value>) -> Result<KubeletConfiguration, Strin
     drop_zero(&mut document, "authorization");
     drop_zero(&mut document, "crashLoopBackOff");
     // Numbers for which zero means "the default".
-    for name in ["port", "imageGCHighThresholdPercent", "imageGCLowThresholdPercent", "maxPods", "nodeLeaseDurationSeconds", "containerLogMaxFiles", "maxOpenFiles"] {
+    for name in [
+        "port",
+        "imageGCHighThresholdPercent",
+        "imageGCLowThresholdPercent",
+        "maxPods",
+        "nodeLeaseDurationSeconds",
+        "containerLogMaxFiles",
+        "maxOpenFiles",
+    ] {
         if document.get(name).and_then(Value::as_i64) == Some(0) {
             document.remove(name);
         }

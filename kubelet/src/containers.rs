@@ -132,7 +132,8 @@ pub async fn start(scene: &Scene<'_>, container: &Container) -> Result<(), Start
     let around = Surroundings { env, mounts, image_ref: image.reference, user: image.user, target_id, ..Default::default() };
     let config = container_config::config(pod, container, restart_count, &around, &kubelet.security, &kubelet.values);
     let log_dir = PathBuf::from(kubelet.log_directory(pod)).join(&container.name);
-    std::fs::create_dir_all(&log_dir).map_err(|error| failed("CreateContainerError", format!("create container log directory: {error}")))?;
+    std::fs::create_dir_all(&log_dir)
+        .map_err(|error| failed("CreateContainerError", format!("create container log directory: {error}")))?;
     let id = kubelet
         .cri
         .create_container(scene.sandbox_id, config, scene.sandbox_config.clone())
@@ -173,14 +174,18 @@ async fn references(scene: &Scene<'_>, container: &Container) -> Result<env::Ref
     Ok(out)
 }
 
-fn mounts(scene: &Scene<'_>, container: &Container, env: &std::collections::BTreeMap<String, String>) -> Result<Vec<v1::Mount>, String> {
+fn mounts(
+    scene: &Scene<'_>,
+    container: &Container,
+    env: &std::collections::BTreeMap<String, String>,
+) -> Result<Vec<v1::Mount>, String> {
     let Scene { kubelet, pod, volumes, .. } = *scene;
     let pod_dir = kubelet.config.pod_dir(pod::uid(pod));
     let mut out = Vec::new();
     for (index, mount) in container.volume_mounts.iter().flatten().enumerate() {
-        let ready = volumes.get(&mount.name).ok_or_else(|| {
-            format!("cannot find volume {:?} to mount into container {:?}", mount.name, container.name)
-        })?;
+        let ready = volumes
+            .get(&mount.name)
+            .ok_or_else(|| format!("cannot find volume {:?} to mount into container {:?}", mount.name, container.name))?;
         let read_only = mount.read_only.unwrap_or(false) || ready.read_only;
         let mut made = v1::Mount {
             container_path: mount.mount_path.clone(),
@@ -210,8 +215,9 @@ fn mounts(scene: &Scene<'_>, container: &Container, env: &std::collections::BTre
             }
             ready.path.clone()
         } else {
-            volume::subpath::prepare(&ready.path, &sub, &pod_dir, &mount.name, &container.name, index)
-                .map_err(|error| format!("failed to prepare subPath for volumeMount {:?} of container {:?}: {error}", mount.name, container.name))?
+            volume::subpath::prepare(&ready.path, &sub, &pod_dir, &mount.name, &container.name, index).map_err(|error| {
+                format!("failed to prepare subPath for volumeMount {:?} of container {:?}: {error}", mount.name, container.name)
+            })?
         };
         made.host_path = path.to_string_lossy().into_owned();
         out.push(made);
@@ -220,7 +226,11 @@ fn mounts(scene: &Scene<'_>, container: &Container, env: &std::collections::BTre
     if !has("/etc/hosts", &out) {
         let hosts = crate::hosts::write(pod, &pod_dir, &scene.facts.pod_ips, &kubelet.config.kubelet.cluster_domain);
         let hosts = hosts.map_err(|error| format!("failed to write the hosts file: {error}"))?;
-        out.push(v1::Mount { container_path: "/etc/hosts".into(), host_path: hosts.to_string_lossy().into_owned(), ..Default::default() });
+        out.push(v1::Mount {
+            container_path: "/etc/hosts".into(),
+            host_path: hosts.to_string_lossy().into_owned(),
+            ..Default::default()
+        });
     }
     let message = container.termination_message_path.as_deref().unwrap_or("");
     if !message.is_empty() {
@@ -233,7 +243,11 @@ fn mounts(scene: &Scene<'_>, container: &Container, env: &std::collections::BTre
             std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o666))
         };
         make().map_err(|error: std::io::Error| format!("failed to make the termination log: {error}"))?;
-        out.push(v1::Mount { container_path: message.into(), host_path: file.to_string_lossy().into_owned(), ..Default::default() });
+        out.push(v1::Mount {
+            container_path: message.into(),
+            host_path: file.to_string_lossy().into_owned(),
+            ..Default::default()
+        });
     }
     Ok(out)
 }

@@ -38,7 +38,9 @@ pub type Result<T> = std::result::Result<T, Status>;
 fn channel(endpoint: &str) -> std::result::Result<Channel, String> {
     let path = endpoint.strip_prefix("unix://").unwrap_or(endpoint);
     if !path.starts_with('/') {
-        return Err(format!("container runtime endpoint {endpoint:?} is not a unix socket (unix:///run/containerd/containerd.sock)"));
+        return Err(format!(
+            "container runtime endpoint {endpoint:?} is not a unix socket (unix:///run/containerd/containerd.sock)"
+        ));
     }
     let path = PathBuf::from(path);
     // The authority: containerd ≤ 1.6 refuses the socket's path as one.
@@ -56,7 +58,8 @@ impl Cri {
     /// An endpoint is not a unix socket.
     pub fn new(endpoint: &str, image_endpoint: &str, timeout: Duration) -> std::result::Result<Self, String> {
         let runtime = channel(endpoint)?;
-        let image = if image_endpoint.is_empty() || image_endpoint == endpoint { runtime.clone() } else { channel(image_endpoint)? };
+        let image =
+            if image_endpoint.is_empty() || image_endpoint == endpoint { runtime.clone() } else { channel(image_endpoint)? };
         Ok(Self {
             runtime: RuntimeServiceClient::new(runtime).max_decoding_message_size(MAX_MESSAGE_BYTES),
             image: ImageServiceClient::new(image).max_decoding_message_size(MAX_MESSAGE_BYTES),
@@ -84,7 +87,10 @@ impl Cri {
     pub async fn update_runtime_config(&self, pod_cidr: &str) -> Result<()> {
         let network = v1::NetworkConfig { pod_cidr: pod_cidr.into() };
         let config = v1::RuntimeConfig { network_config: Some(network) };
-        self.runtime.clone().update_runtime_config(self.request(v1::UpdateRuntimeConfigRequest { runtime_config: Some(config) })).await?;
+        self.runtime
+            .clone()
+            .update_runtime_config(self.request(v1::UpdateRuntimeConfigRequest { runtime_config: Some(config) }))
+            .await?;
         Ok(())
     }
 
@@ -121,8 +127,17 @@ impl Cri {
     }
 
     /// Makes a container in a sandbox; its id.
-    pub async fn create_container(&self, sandbox: &str, config: v1::ContainerConfig, sandbox_config: v1::PodSandboxConfig) -> Result<String> {
-        let request = v1::CreateContainerRequest { pod_sandbox_id: sandbox.into(), config: Some(config), sandbox_config: Some(sandbox_config) };
+    pub async fn create_container(
+        &self,
+        sandbox: &str,
+        config: v1::ContainerConfig,
+        sandbox_config: v1::PodSandboxConfig,
+    ) -> Result<String> {
+        let request = v1::CreateContainerRequest {
+            pod_sandbox_id: sandbox.into(),
+            config: Some(config),
+            sandbox_config: Some(sandbox_config),
+        };
         Ok(self.runtime.clone().create_container(self.request(request)).await?.into_inner().container_id)
     }
 
@@ -190,13 +205,22 @@ impl Cri {
 
     /// Makes the runtime open a container's log file anew.
     pub async fn reopen_container_log(&self, id: &str) -> Result<()> {
-        self.runtime.clone().reopen_container_log(self.request(v1::ReopenContainerLogRequest { container_id: id.into() })).await?;
+        self.runtime
+            .clone()
+            .reopen_container_log(self.request(v1::ReopenContainerLogRequest { container_id: id.into() }))
+            .await?;
         Ok(())
     }
 
     /// Usage of all containers.
     pub async fn list_container_stats(&self) -> Result<Vec<v1::ContainerStats>> {
-        Ok(self.runtime.clone().list_container_stats(self.request(v1::ListContainerStatsRequest::default())).await?.into_inner().stats)
+        Ok(self
+            .runtime
+            .clone()
+            .list_container_stats(self.request(v1::ListContainerStatsRequest::default()))
+            .await?
+            .into_inner()
+            .stats)
     }
 
     /// A stream of what happens to containers; `Unimplemented` before containerd 1.7.
@@ -216,7 +240,13 @@ impl Cri {
     }
 
     /// Pulls an image; its reference. May take as long as it takes.
-    pub async fn pull_image(&self, image: &str, handler: &str, auth: Option<v1::AuthConfig>, sandbox: v1::PodSandboxConfig) -> Result<String> {
+    pub async fn pull_image(
+        &self,
+        image: &str,
+        handler: &str,
+        auth: Option<v1::AuthConfig>,
+        sandbox: v1::PodSandboxConfig,
+    ) -> Result<String> {
         let request = v1::PullImageRequest { image: Some(spec(image, handler)), auth, sandbox_config: Some(sandbox) };
         Ok(self.image.clone().pull_image(Request::new(request)).await?.into_inner().image_ref)
     }
@@ -240,7 +270,12 @@ impl Cri {
 }
 
 fn spec(image: &str, handler: &str) -> v1::ImageSpec {
-    v1::ImageSpec { image: image.into(), runtime_handler: handler.into(), user_specified_image: image.into(), ..Default::default() }
+    v1::ImageSpec {
+        image: image.into(),
+        runtime_handler: handler.into(),
+        user_specified_image: image.into(),
+        ..Default::default()
+    }
 }
 
 fn by_uid(uid: &str) -> HashMap<String, String> {

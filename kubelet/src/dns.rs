@@ -69,7 +69,13 @@ pub fn config(pod: &Pod, node: &Node) -> (DnsConfig, Vec<(&'static str, String)>
     dedup(&mut out.searches);
     if out.servers.len() > MAX_SERVERS {
         out.servers.truncate(MAX_SERVERS);
-        warnings.push(("DNSConfigForming", format!("Nameserver limits were exceeded, some nameservers have been omitted, the applied nameserver line is: {}", out.servers.join(" "))));
+        warnings.push((
+            "DNSConfigForming",
+            format!(
+                "Nameserver limits were exceeded, some nameservers have been omitted, the applied nameserver line is: {}",
+                out.servers.join(" ")
+            ),
+        ));
     }
     let before = out.searches.len();
     out.searches.truncate(MAX_SEARCHES);
@@ -77,7 +83,13 @@ pub fn config(pod: &Pod, node: &Node) -> (DnsConfig, Vec<(&'static str, String)>
         out.searches.pop();
     }
     if out.searches.len() < before {
-        warnings.push(("DNSConfigForming", format!("Search Line limits were exceeded, some search paths have been omitted, the applied search line is: {}", out.searches.join(" "))));
+        warnings.push((
+            "DNSConfigForming",
+            format!(
+                "Search Line limits were exceeded, some search paths have been omitted, the applied search line is: {}",
+                out.searches.join(" ")
+            ),
+        ));
     }
     (out, warnings)
 }
@@ -103,7 +115,10 @@ pub fn parse(text: &str) -> DnsConfig {
         let mut fields = line.split_whitespace();
         match fields.next() {
             Some("nameserver") => out.servers.extend(fields.next().map(str::to_owned)),
-            Some("search") => out.searches = fields.map(|field| if field == "." { "." } else { field.trim_end_matches('.') }.to_owned()).collect(),
+            Some("search") => {
+                out.searches =
+                    fields.map(|field| if field == "." { "." } else { field.trim_end_matches('.') }.to_owned()).collect()
+            }
             Some("options") => out.options = fields.map(str::to_owned).collect(),
             _ => {}
         }
@@ -138,16 +153,26 @@ mod tests {
         assert_eq!(cluster.options, ["ndots:5"]);
         for spec in [json!({"dnsPolicy": "Default"}), json!({"hostNetwork": true})] {
             let (host, _) = make(spec);
-            assert_eq!((host.servers, host.searches, host.options), (vec!["8.8.8.8".to_owned()], vec!["corp.example".to_owned()], vec!["timeout:2".to_owned()]));
+            assert_eq!(
+                (host.servers, host.searches, host.options),
+                (vec!["8.8.8.8".to_owned()], vec!["corp.example".to_owned()], vec!["timeout:2".to_owned()])
+            );
         }
         assert_eq!(make(json!({"hostNetwork": true, "dnsPolicy": "ClusterFirstWithHostNet"})).0.servers, ["10.96.0.10"]);
-        let (own, _) = make(json!({"dnsPolicy": "None", "dnsConfig": {"nameservers": ["1.1.1.1"], "searches": ["a.b"], "options": [{"name": "ndots", "value": "2"}, {"name": "edns0"}]}}));
-        assert_eq!((own.servers, own.searches, own.options), (vec!["1.1.1.1".to_owned()], vec!["a.b".to_owned()], vec!["ndots:2".to_owned(), "edns0".to_owned()]));
+        let (own, _) = make(
+            json!({"dnsPolicy": "None", "dnsConfig": {"nameservers": ["1.1.1.1"], "searches": ["a.b"], "options": [{"name": "ndots", "value": "2"}, {"name": "edns0"}]}}),
+        );
+        assert_eq!(
+            (own.servers, own.searches, own.options),
+            (vec!["1.1.1.1".to_owned()], vec!["a.b".to_owned()], vec!["ndots:2".to_owned(), "edns0".to_owned()])
+        );
     }
 
     #[test]
     fn limits_are_kept_with_a_warning() {
-        let (config, warnings) = make(json!({"dnsConfig": {"nameservers": ["1.1.1.1", "1.1.1.2", "1.1.1.3"], "options": [{"name": "ndots", "value": "1"}]}}));
+        let (config, warnings) = make(
+            json!({"dnsConfig": {"nameservers": ["1.1.1.1", "1.1.1.2", "1.1.1.3"], "options": [{"name": "ndots", "value": "1"}]}}),
+        );
         assert_eq!((config.servers.len(), warnings), (3, 1));
         assert_eq!(config.options, ["ndots:1"]);
     }

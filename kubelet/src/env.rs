@@ -59,7 +59,11 @@ pub fn make(pod: &Pod, container: &Container, references: &References) -> Result
         if let Some(source) = &from.secret_ref {
             match references.secrets.get(&source.name).cloned().flatten() {
                 Some(secret) => out.extend(
-                    secret.data.iter().flatten().map(|(key, value)| (format!("{prefix}{key}"), String::from_utf8_lossy(&value.0).into_owned())),
+                    secret
+                        .data
+                        .iter()
+                        .flatten()
+                        .map(|(key, value)| (format!("{prefix}{key}"), String::from_utf8_lossy(&value.0).into_owned())),
                 ),
                 None if source.optional.unwrap_or(false) => {}
                 None => return Err(format!("secret {:?} not found", source.name)),
@@ -85,7 +89,13 @@ pub fn make(pod: &Pod, container: &Container, references: &References) -> Result
 }
 
 /// `None`: optional and absent.
-fn from_source(pod: &Pod, container: &Container, source: &EnvVarSource, references: &References, namespace: &str) -> Result<Option<String>, String> {
+fn from_source(
+    pod: &Pod,
+    container: &Container,
+    source: &EnvVarSource,
+    references: &References,
+    namespace: &str,
+) -> Result<Option<String>, String> {
     if let Some(field) = &source.field_ref {
         return field::pod_field(pod, &field.field_path, &references.facts).map(Some);
     }
@@ -130,9 +140,10 @@ mod tests {
     use super::*;
 
     fn environment(container: serde_json::Value) -> Result<BTreeMap<String, String>, String> {
-        let pod: Pod = serde_json::from_value(json!({"metadata": {"name": "p", "namespace": "n", "uid": "u", "labels": {"app": "x"}},
+        let pod: Pod =
+            serde_json::from_value(json!({"metadata": {"name": "p", "namespace": "n", "uid": "u", "labels": {"app": "x"}},
             "spec": {"nodeName": "node", "containers": [container]}}))
-        .unwrap();
+            .unwrap();
         let mut references = References::default();
         let map = serde_json::from_value(json!({"data": {"k": "v", "l": "w"}})).unwrap();
         references.config_maps.insert("cm".into(), Some(Arc::new(map)));
@@ -149,22 +160,31 @@ mod tests {
     #[test]
     fn every_source_of_a_variable_works() {
         let got = environment(json!({"name": "c", "resources": {"limits": {"cpu": "1500m", "memory": "64Mi"}},
-            "envFrom": [{"prefix": "P_", "configMapRef": {"name": "cm"}}, {"secretRef": {"name": "nope", "optional": true}}],
-            "env": [
-                {"name": "A", "value": "a"}, {"name": "B", "value": "$(A)-$(NOPE)-$$(A)-$(KUBERNETES_SERVICE_HOST)"},
-                {"name": "NAME", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}},
-                {"name": "IP", "valueFrom": {"fieldRef": {"fieldPath": "status.podIP"}}},
-                {"name": "APP", "valueFrom": {"fieldRef": {"fieldPath": "metadata.labels['app']"}}},
-                {"name": "CPU", "valueFrom": {"resourceFieldRef": {"resource": "limits.cpu"}}},
-                {"name": "MEM", "valueFrom": {"resourceFieldRef": {"resource": "limits.memory", "divisor": "1Mi"}}},
-                {"name": "K", "valueFrom": {"configMapKeyRef": {"name": "cm", "key": "k"}}},
-                {"name": "S", "valueFrom": {"secretKeyRef": {"name": "s", "key": "password"}}},
-                {"name": "O", "valueFrom": {"secretKeyRef": {"name": "s", "key": "nope", "optional": true}}},
-            ]}))
+        "envFrom": [{"prefix": "P_", "configMapRef": {"name": "cm"}}, {"secretRef": {"name": "nope", "optional": true}}],
+        "env": [
+            {"name": "A", "value": "a"}, {"name": "B", "value": "$(A)-$(NOPE)-$$(A)-$(KUBERNETES_SERVICE_HOST)"},
+            {"name": "NAME", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}},
+            {"name": "IP", "valueFrom": {"fieldRef": {"fieldPath": "status.podIP"}}},
+            {"name": "APP", "valueFrom": {"fieldRef": {"fieldPath": "metadata.labels['app']"}}},
+            {"name": "CPU", "valueFrom": {"resourceFieldRef": {"resource": "limits.cpu"}}},
+            {"name": "MEM", "valueFrom": {"resourceFieldRef": {"resource": "limits.memory", "divisor": "1Mi"}}},
+            {"name": "K", "valueFrom": {"configMapKeyRef": {"name": "cm", "key": "k"}}},
+            {"name": "S", "valueFrom": {"secretKeyRef": {"name": "s", "key": "password"}}},
+            {"name": "O", "valueFrom": {"secretKeyRef": {"name": "s", "key": "nope", "optional": true}}},
+        ]}))
         .unwrap();
         for (name, value) in [
-            ("P_k", "v"), ("A", "a"), ("B", "a-$(NOPE)-$(A)-10.96.0.1"), ("NAME", "p"), ("IP", "10.0.0.7"), ("APP", "x"), ("CPU", "2"), ("MEM", "64"),
-            ("K", "v"), ("S", "secret"), ("KUBERNETES_SERVICE_PORT", "443"),
+            ("P_k", "v"),
+            ("A", "a"),
+            ("B", "a-$(NOPE)-$(A)-10.96.0.1"),
+            ("NAME", "p"),
+            ("IP", "10.0.0.7"),
+            ("APP", "x"),
+            ("CPU", "2"),
+            ("MEM", "64"),
+            ("K", "v"),
+            ("S", "secret"),
+            ("KUBERNETES_SERVICE_PORT", "443"),
         ] {
             assert_eq!(got.get(name).map(String::as_str), Some(value), "{name}");
         }

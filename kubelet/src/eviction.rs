@@ -107,7 +107,8 @@ async fn read(kubelet: &Kubelet) -> Readings {
     {
         disk(&mut out, std::path::Path::new(&id.mountpoint), Signal::ImageFs, Signal::ImageFsInodes);
     }
-    let max: i64 = std::fs::read_to_string("/proc/sys/kernel/pid_max").ok().and_then(|text| text.trim().parse().ok()).unwrap_or(0);
+    let max: i64 =
+        std::fs::read_to_string("/proc/sys/kernel/pid_max").ok().and_then(|text| text.trim().parse().ok()).unwrap_or(0);
     if max > 0 {
         out.set(Signal::Pids, max - i64::try_from(crate::server::stats::processes()).unwrap_or(0), max);
     }
@@ -116,9 +117,13 @@ async fn read(kubelet: &Kubelet) -> Readings {
 
 /// Removes images nobody uses; whether that freed anything.
 async fn reclaim_images(kubelet: &Kubelet) -> bool {
-    let (Ok(images), Ok(containers)) = tokio::join!(kubelet.cri.list_images(), kubelet.cri.list_containers(None)) else { return false };
+    let (Ok(images), Ok(containers)) = tokio::join!(kubelet.cri.list_images(), kubelet.cri.list_containers(None)) else {
+        return false;
+    };
     let used = |image: &crate::cri::v1::Image| {
-        containers.iter().any(|container| container.image_ref == image.id || container.image_id == image.id || image.repo_digests.contains(&container.image_ref))
+        containers.iter().any(|container| {
+            container.image_ref == image.id || container.image_id == image.id || image.repo_digests.contains(&container.image_ref)
+        })
     };
     let mut freed = false;
     for image in images.iter().filter(|image| !image.pinned && !used(image)) {
@@ -162,10 +167,13 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn hard_thresholds_act_at_once_soft_ones_after_their_grace_and_pressure_lingers() {
-        let mut config = crate::config::KubeletConfiguration::default();
-        config.eviction_hard = [("memory.available".to_owned(), "100".to_owned())].into();
-        config.eviction_soft = [("nodefs.available".to_owned(), "10%".to_owned())].into();
-        config.eviction_soft_grace_period = [("nodefs.available".to_owned(), "1m".to_owned())].into();
+        let pair = |name: &str, text: &str| [(name.to_owned(), text.to_owned())].into();
+        let config = crate::config::KubeletConfiguration {
+            eviction_hard: pair("memory.available", "100"),
+            eviction_soft: pair("nodefs.available", "10%"),
+            eviction_soft_grace_period: pair("nodefs.available", "1m"),
+            ..Default::default()
+        };
         let thresholds = signal::thresholds(&config);
         let mut state = State::default();
         let transition = Duration::from_secs(300);

@@ -243,7 +243,9 @@ impl Flags {
                         None if *kind == Bool => "true".to_owned(),
                         None => args.next().ok_or_else(|| format!("flag needs an argument: --{name}"))?,
                     };
-                    flags.set(name, *kind, *target, value).map_err(|why| format!("invalid argument for \"--{name}\" flag: {why}"))?;
+                    flags
+                        .set(name, *kind, *target, value)
+                        .map_err(|why| format!("invalid argument for \"--{name}\" flag: {why}"))?;
                 }
             }
         }
@@ -265,7 +267,9 @@ impl Flags {
 
 /// The text of `--help`.
 pub fn usage() -> String {
-    let mut out = String::from("The kubelet is the node agent: it runs the pods that are bound to its node.\n\nUsage:\n  kubelet [flags]\n\nFlags:\n");
+    let mut out = String::from(
+        "The kubelet is the node agent: it runs the pods that are bound to its node.\n\nUsage:\n  kubelet [flags]\n\nFlags:\n",
+    );
     for (name, kind, _) in FLAGS {
         let kind = match kind {
             Bool => "",
@@ -288,9 +292,11 @@ fn read(kind: Kind, text: &str) -> Result<Value, String> {
         Number => json!(text.parse::<i64>().map_err(|_| format!("{text:?} is not a number"))?),
         Bool => json!(boolean(text)?),
         List => text.split(',').map(str::trim).filter(|part| !part.is_empty()).collect(),
-        Pairs => {
-            component::flags::parse_map(text)?.into_iter().map(|(key, value)| (key, Value::String(value))).collect::<Map<_, _>>().into()
-        }
+        Pairs => component::flags::parse_map(text)?
+            .into_iter()
+            .map(|(key, value)| (key, Value::String(value)))
+            .collect::<Map<_, _>>()
+            .into(),
         BoolMap => {
             let mut out = Map::new();
             for (key, value) in component::flags::parse_map(text)? {
@@ -310,7 +316,8 @@ fn read(kind: Kind, text: &str) -> Result<Value, String> {
         Thresholds => {
             let mut out = Map::new();
             for part in text.split(',').filter(|part| !part.is_empty()) {
-                let (signal, value) = part.split_once('<').ok_or_else(|| format!("invalid eviction threshold {part:?}, expect signal<value"))?;
+                let (signal, value) =
+                    part.split_once('<').ok_or_else(|| format!("invalid eviction threshold {part:?}, expect signal<value"))?;
                 out.insert(signal.to_owned(), json!(value));
             }
             out.into()

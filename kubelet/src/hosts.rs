@@ -33,7 +33,14 @@ fn of_node_file(text: &str) -> String {
 
 fn managed(ips: &[String], host: &str, domain: &str) -> String {
     let mut out = String::from(HEADER);
-    for line in ["127.0.0.1\tlocalhost", "::1\tlocalhost ip6-localhost ip6-loopback", "fe00::0\tip6-localnet", "fe00::0\tip6-mcastprefix", "fe00::1\tip6-allnodes", "fe00::2\tip6-allrouters"] {
+    for line in [
+        "127.0.0.1\tlocalhost",
+        "::1\tlocalhost ip6-localhost ip6-loopback",
+        "fe00::0\tip6-localnet",
+        "fe00::0\tip6-mcastprefix",
+        "fe00::1\tip6-allnodes",
+        "fe00::2\tip6-allrouters",
+    ] {
         out.push_str(line);
         out.push('\n');
     }
@@ -67,8 +74,10 @@ mod tests {
     #[test]
     fn a_pod_finds_itself_and_its_aliases() {
         let temp = tempfile::tempdir().unwrap();
-        let pod: Pod = serde_json::from_value(json!({"metadata": {"name": "p", "namespace": "n"}, "spec": {"containers": [], "hostname": "h", "subdomain": "s",
-            "hostAliases": [{"ip": "1.2.3.4", "hostnames": ["a", "b"]}]}}))
+        let pod: Pod = serde_json::from_value(
+            json!({"metadata": {"name": "p", "namespace": "n"}, "spec": {"containers": [], "hostname": "h", "subdomain": "s",
+            "hostAliases": [{"ip": "1.2.3.4", "hostnames": ["a", "b"]}]}}),
+        )
         .unwrap();
         let path = write(&pod, temp.path(), &["10.0.0.1".into()], "cluster.local").unwrap();
         let text = std::fs::read_to_string(path).unwrap();

@@ -38,11 +38,14 @@ pub async fn orphans(kubelet: &Shared, seen: Vec<String>) {
 
 async fn remove(kubelet: &Shared, uid: &str) -> crate::cri::Result<()> {
     let runtime = observed::observe(&kubelet.cri, uid).await?;
-    let stops = runtime.containers.iter().filter(|record| record.state != observed::State::Exited).map(|record| {
-        let grace = Duration::from_secs(u64::try_from(record.about.grace_period.unwrap_or(30)).unwrap_or(30));
-        let ip = runtime.ips().first().map(String::as_str).unwrap_or("");
-        async move { crate::containers::stop(kubelet, record, &crate::containers::Stop { message: "", grace, pod: None, ip }).await }
-    });
+    let stops =
+        runtime.containers.iter().filter(|record| record.state != observed::State::Exited).map(|record| {
+            let grace = Duration::from_secs(u64::try_from(record.about.grace_period.unwrap_or(30)).unwrap_or(30));
+            let ip = runtime.ips().first().map(String::as_str).unwrap_or("");
+            async move {
+                crate::containers::stop(kubelet, record, &crate::containers::Stop { message: "", grace, pod: None, ip }).await
+            }
+        });
     futures::future::try_join_all(stops).await?;
     for record in &runtime.containers {
         logs::remove_container(kubelet, None, record).await;
@@ -63,15 +66,16 @@ pub async fn run(kubelet: Shared) {
             continue;
         }
         wait = Duration::from_secs(120);
-        let in_runtime: HashSet<String> = match tokio::try_join!(kubelet.cri.list_pod_sandboxes(None), kubelet.cri.list_containers(None)) {
-            Ok((sandboxes, containers)) => sandboxes
-                .iter()
-                .map(|sandbox| &sandbox.labels)
-                .chain(containers.iter().map(|container| &container.labels))
-                .filter_map(|labels| crate::runtime::label::owner(labels).map(|owner| owner.0))
-                .collect(),
-            Err(_) => continue,
-        };
+        let in_runtime: HashSet<String> =
+            match tokio::try_join!(kubelet.cri.list_pod_sandboxes(None), kubelet.cri.list_containers(None)) {
+                Ok((sandboxes, containers)) => sandboxes
+                    .iter()
+                    .map(|sandbox| &sandbox.labels)
+                    .chain(containers.iter().map(|container| &container.labels))
+                    .filter_map(|labels| crate::runtime::label::owner(labels).map(|owner| owner.0))
+                    .collect(),
+                Err(_) => continue,
+            };
         let kept = {
             let kubelet = kubelet.clone();
             Arc::new(move |uid: &str| in_runtime.contains(uid) || kubelet.workers.get(uid).is_some())

@@ -48,7 +48,11 @@ impl Images {
     pub fn new(parallel: Option<usize>) -> Self {
         /// Upstream: MaxContainerBackOff.
         const MAX: Duration = Duration::from_secs(300);
-        Self { slots: parallel.map(|n| Arc::new(Semaphore::new(n))), backoff: Backoff::new(MAX), failures: parking_lot::Mutex::default() }
+        Self {
+            slots: parallel.map(|n| Arc::new(Semaphore::new(n))),
+            backoff: Backoff::new(MAX),
+            failures: parking_lot::Mutex::default(),
+        }
     }
 
     /// Forgets a pod's failures.
@@ -70,7 +74,11 @@ fn with_tag(image: &str) -> Option<String> {
     }
     let name_end = image.find('@').unwrap_or(image.len());
     let last = image[..name_end].rsplit('/').next().unwrap_or("");
-    let path = image[..name_end].split('/').skip(usize::from(image.contains('/') && image.split('/').next().is_some_and(|host| host.contains(['.', ':'])))).collect::<Vec<_>>().join("/");
+    let path = image[..name_end]
+        .split('/')
+        .skip(usize::from(image.contains('/') && image.split('/').next().is_some_and(|host| host.contains(['.', ':']))))
+        .collect::<Vec<_>>()
+        .join("/");
     let repository = path.split(':').next().unwrap_or("");
     if repository.bytes().any(|byte| byte.is_ascii_uppercase()) {
         return None;
@@ -82,7 +90,13 @@ fn with_tag(image: &str) -> Option<String> {
 ///
 /// # Errors
 /// It is not; the reason and message go into the container's status.
-pub async fn ensure(kubelet: &Kubelet, pod: &Pod, container: Option<&Container>, image: &str, policy: &str) -> Result<Pulled, ImageError> {
+pub async fn ensure(
+    kubelet: &Kubelet,
+    pod: &Pod,
+    container: Option<&Container>,
+    image: &str,
+    policy: &str,
+) -> Result<Pulled, ImageError> {
     let event = |kind, reason: &str, message: String| match container {
         Some(container) => kubelet.container_event(pod, container, kind, reason, message),
         None => kubelet.event(pod, kind, reason, message),
@@ -90,7 +104,8 @@ pub async fn ensure(kubelet: &Kubelet, pod: &Pod, container: Option<&Container>,
     let fail = |reason, message: String, retry| ImageError { reason, message, retry };
     let handler = "";
     let Some(name) = with_tag(image) else {
-        let message = format!("Failed to apply default image tag {image:?}: couldn't parse image name {image:?}: invalid reference format");
+        let message =
+            format!("Failed to apply default image tag {image:?}: couldn't parse image name {image:?}: invalid reference format");
         event(Kind::Warning, "InspectFailed", message.clone());
         return Err(fail("InvalidImageName", message, Duration::from_secs(60)));
     };
@@ -101,7 +116,11 @@ pub async fn ensure(kubelet: &Kubelet, pod: &Pod, container: Option<&Container>,
             fail("ImageInspectError", message, Duration::from_secs(10))
         })?;
         if let Some(present) = present {
-            event(Kind::Normal, "Pulled", format!("Container image \"{image}\" already present on machine and can be accessed by the pod"));
+            event(
+                Kind::Normal,
+                "Pulled",
+                format!("Container image \"{image}\" already present on machine and can be accessed by the pod"),
+            );
             return Ok(pulled(present));
         }
         if policy == "Never" {
@@ -143,7 +162,9 @@ pub async fn ensure(kubelet: &Kubelet, pod: &Pod, container: Option<&Container>,
             event(
                 Kind::Normal,
                 "Pulled",
-                format!("Successfully pulled image \"{image}\" in {took} ({waited} including waiting). Image size: {size} bytes."),
+                format!(
+                    "Successfully pulled image \"{image}\" in {took} ({waited} including waiting). Image size: {size} bytes."
+                ),
             );
             kubelet.images.forget(&key);
             Ok(found.map_or(Pulled { reference, user: ImageUser::default() }, pulled))
@@ -183,8 +204,16 @@ mod tests {
     #[test]
     fn names_get_their_tag_and_bad_ones_are_refused() {
         for (image, name) in [
-            ("busybox", Some("busybox:latest")), ("a/b:1", Some("a/b:1")), ("localhost:5000/a", Some("localhost:5000/a:latest")), ("a@sha256:0", Some("a@sha256:0")),
-            ("", None), ("A", None), ("a b", None), ("a//b", None), ("/a", None), ("R.io/a:V1", Some("R.io/a:V1")),
+            ("busybox", Some("busybox:latest")),
+            ("a/b:1", Some("a/b:1")),
+            ("localhost:5000/a", Some("localhost:5000/a:latest")),
+            ("a@sha256:0", Some("a@sha256:0")),
+            ("", None),
+            ("A", None),
+            ("a b", None),
+            ("a//b", None),
+            ("/a", None),
+            ("R.io/a:V1", Some("R.io/a:V1")),
         ] {
             assert_eq!(with_tag(image).as_deref(), name, "{image}");
         }

@@ -10,6 +10,8 @@ pub mod cri;
 pub mod dns;
 pub mod env;
 pub mod eviction;
+#[cfg(test)]
+mod fake_cri;
 pub mod flags;
 pub mod hosts;
 pub mod housekeeping;

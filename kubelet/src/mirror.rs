@@ -77,7 +77,14 @@ async fn owner(kubelet: &Kubelet, api: &kube::Client) -> Option<OwnerReference> 
         }
     };
     let name = kubelet.config.node_name.clone();
-    Some(OwnerReference { api_version: "v1".into(), kind: "Node".into(), name, uid, controller: Some(true), ..Default::default() })
+    Some(OwnerReference {
+        api_version: "v1".into(),
+        kind: "Node".into(),
+        name,
+        uid,
+        controller: Some(true),
+        ..Default::default()
+    })
 }
 
 async fn delete(pods: &Api<Pod>, mirror: &Pod) -> Result<(), String> {

@@ -46,7 +46,9 @@ pub fn update_burstable(kubelet: &Kubelet) {
 /// # Errors
 /// The class does not exist or cannot be read.
 pub async fn runtime_handler(kubelet: &Kubelet, pod: &Pod) -> Result<String, String> {
-    let Some(name) = pod::spec(pod).runtime_class_name.as_deref().filter(|name| !name.is_empty()) else { return Ok(String::new()) };
+    let Some(name) = pod::spec(pod).runtime_class_name.as_deref().filter(|name| !name.is_empty()) else {
+        return Ok(String::new());
+    };
     let api = kubelet.api.clone().ok_or_else(|| format!("failed to get sandbox runtime: RuntimeClass {name:?} not found"))?;
     match Api::<RuntimeClass>::all(api).get_opt(name).await {
         Ok(Some(class)) => Ok(class.handler),

@@ -86,7 +86,9 @@ impl Objects {
         let slot = {
             let mut cache = cache.lock();
             if cache.len() > SWEEP_AT {
-                cache.retain(|_, slot| slot.try_lock().map_or(true, |entry| entry.as_ref().is_some_and(|(at, _)| at.elapsed() < SHARE)));
+                cache.retain(|_, slot| {
+                    slot.try_lock().map_or(true, |entry| entry.as_ref().is_some_and(|(at, _)| at.elapsed() < SHARE))
+                });
             }
             cache.entry(key).or_default().clone()
         };

@@ -20,7 +20,8 @@ const RELIST_WITH_EVENTS: Duration = Duration::from_secs(30);
 const UNHEALTHY_AFTER: Duration = Duration::from_secs(180);
 
 static RELIST_SECONDS: std::sync::LazyLock<Option<prometheus::Histogram>> = std::sync::LazyLock::new(|| {
-    prometheus::register_histogram!("kubelet_pleg_relist_duration_seconds", "Duration in seconds for relisting pods in PLEG.").ok()
+    prometheus::register_histogram!("kubelet_pleg_relist_duration_seconds", "Duration in seconds for relisting pods in PLEG.")
+        .ok()
 });
 
 /// What one look sees of a pod: (id, state) of its sandboxes and containers.
@@ -69,7 +70,9 @@ pub async fn run(kubelet: Shared) {
 async fn look(kubelet: &Shared) -> crate::cri::Result<Seen> {
     let (sandboxes, containers) = tokio::try_join!(kubelet.cri.list_pod_sandboxes(None), kubelet.cri.list_containers(None))?;
     let mut out = Seen::new();
-    for (labels, id, state) in sandboxes.into_iter().map(|s| (s.labels, s.id, s.state)).chain(containers.into_iter().map(|c| (c.labels, c.id, c.state))) {
+    for (labels, id, state) in
+        sandboxes.into_iter().map(|s| (s.labels, s.id, s.state)).chain(containers.into_iter().map(|c| (c.labels, c.id, c.state)))
+    {
         if let Some((uid, ..)) = label::owner(&labels) {
             out.entry(uid).or_default().push((id, state));
         }

@@ -153,12 +153,18 @@ mod tests {
             (json!({"containers": []}), "web-0", ""),
             (json!({"containers": [], "hostname": "h"}), "h", ""),
             (json!({"containers": [], "hostname": "h", "subdomain": "s"}), "h", "s.ns.svc.cluster.local"),
-            (json!({"containers": [], "subdomain": "s", "setHostnameAsFQDN": true}), "web-0.s.ns.svc.cluster.local", "s.ns.svc.cluster.local"),
+            (
+                json!({"containers": [], "subdomain": "s", "setHostnameAsFQDN": true}),
+                "web-0.s.ns.svc.cluster.local",
+                "s.ns.svc.cluster.local",
+            ),
         ] {
-            let pod: Pod = serde_json::from_value(json!({"metadata": {"name": "web-0", "namespace": "ns"}, "spec": spec})).unwrap();
+            let pod: Pod =
+                serde_json::from_value(json!({"metadata": {"name": "web-0", "namespace": "ns"}, "spec": spec})).unwrap();
             assert_eq!(host_name(&pod, "cluster.local"), (host.to_owned(), domain.to_owned()));
         }
-        let long: Pod = serde_json::from_value(json!({"metadata": {"name": "a".repeat(62) + "-b"}, "spec": {"containers": []}})).unwrap();
+        let long: Pod =
+            serde_json::from_value(json!({"metadata": {"name": "a".repeat(62) + "-b"}, "spec": {"containers": []}})).unwrap();
         assert_eq!(host_name(&long, "x").0, "a".repeat(62));
     }
 }

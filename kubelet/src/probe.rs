@@ -98,9 +98,13 @@ impl Probes {
 }
 
 fn probes_of(container: &Container) -> impl Iterator<Item = (Kind, &Probe)> {
-    [(Kind::Startup, &container.startup_probe), (Kind::Liveness, &container.liveness_probe), (Kind::Readiness, &container.readiness_probe)]
-        .into_iter()
-        .filter_map(|(kind, probe)| probe.as_ref().map(|probe| (kind, probe)))
+    [
+        (Kind::Startup, &container.startup_probe),
+        (Kind::Liveness, &container.liveness_probe),
+        (Kind::Readiness, &container.readiness_probe),
+    ]
+    .into_iter()
+    .filter_map(|(kind, probe)| probe.as_ref().map(|probe| (kind, probe)))
 }
 
 /// Starts the probes that running containers lack, ends those of containers that are gone. What a former kubelet told about a
@@ -152,7 +156,9 @@ pub fn sync(kubelet: &Shared, pod: &Arc<Pod>, runtime: &PodRuntime, told: &PodSt
 
 fn believe(kubelet: &Kubelet, uid: &str, id: &str, kind: Kind, name: &str, told: &PodStatus) {
     let statuses = told.container_statuses.iter().chain(&told.init_container_statuses).flatten();
-    for status in statuses.filter(|status| status.name == name && status.container_id.as_deref().is_some_and(|full| full.ends_with(id))) {
+    for status in
+        statuses.filter(|status| status.name == name && status.container_id.as_deref().is_some_and(|full| full.ends_with(id)))
+    {
         if kind == Kind::Readiness && status.ready {
             kubelet.probes.note(uid, id, kind, Health::Success);
         }
@@ -175,10 +181,13 @@ struct Prober {
 impl Prober {
     async fn run(self) {
         let uid = pod::uid(&self.pod).to_owned();
-        let seconds = |value: Option<i32>, default: u64| Duration::from_secs(value.and_then(|value| u64::try_from(value).ok()).unwrap_or(default));
+        let seconds = |value: Option<i32>, default: u64| {
+            Duration::from_secs(value.and_then(|value| u64::try_from(value).ok()).unwrap_or(default))
+        };
         let period = seconds(self.probe.period_seconds, 10).max(Duration::from_secs(1));
         let initial = seconds(self.probe.initial_delay_seconds, 0);
-        let running = Duration::from_nanos(u64::try_from(Timestamp::now().as_nanosecond() - i128::from(self.started_at)).unwrap_or(0));
+        let running =
+            Duration::from_nanos(u64::try_from(Timestamp::now().as_nanosecond() - i128::from(self.started_at)).unwrap_or(0));
         tokio::time::sleep(initial.saturating_sub(running)).await;
         let mut counter = Counter::new(self.probe.success_threshold.unwrap_or(1), self.probe.failure_threshold.unwrap_or(3));
         let mut ticks = tokio::time::interval(period);
@@ -222,10 +231,22 @@ impl Prober {
         match &outcome {
             Outcome::Success => {}
             Outcome::Failure(why) => {
-                self.kubelet.container_event(&self.pod, &self.container, EventKind::Warning, "Unhealthy", format!("{word} probe failed: {why}"));
+                self.kubelet.container_event(
+                    &self.pod,
+                    &self.container,
+                    EventKind::Warning,
+                    "Unhealthy",
+                    format!("{word} probe failed: {why}"),
+                );
             }
             Outcome::Error(why) => {
-                self.kubelet.container_event(&self.pod, &self.container, EventKind::Warning, "Unhealthy", format!("{word} probe errored and resulted in unknown state: {why}"));
+                self.kubelet.container_event(
+                    &self.pod,
+                    &self.container,
+                    EventKind::Warning,
+                    "Unhealthy",
+                    format!("{word} probe errored and resulted in unknown state: {why}"),
+                );
             }
         }
         outcome
@@ -267,7 +288,9 @@ pub async fn check(kubelet: &Kubelet, pod: &Pod, container: &Container, probe: &
         };
     }
     if let Some(get) = &probe.http_get {
-        let Some(port) = resolve_port(&get.port, ports) else { return Outcome::Error(format!("invalid port number: {:?}", get.port)) };
+        let Some(port) = resolve_port(&get.port, ports) else {
+            return Outcome::Error(format!("invalid port number: {:?}", get.port));
+        };
         let target = http::Target {
             https: get.scheme.as_deref() == Some("HTTPS"),
             host: get.host.clone().filter(|host| !host.is_empty()).unwrap_or_else(ip),
@@ -283,7 +306,9 @@ pub async fn check(kubelet: &Kubelet, pod: &Pod, container: &Container, probe: &
         };
     }
     if let Some(tcp) = &probe.tcp_socket {
-        let Some(port) = resolve_port(&tcp.port, ports) else { return Outcome::Error(format!("invalid port number: {:?}", tcp.port)) };
+        let Some(port) = resolve_port(&tcp.port, ports) else {
+            return Outcome::Error(format!("invalid port number: {:?}", tcp.port));
+        };
         let host = tcp.host.clone().filter(|host| !host.is_empty()).unwrap_or_else(ip);
         let address = http::authority(&host, port);
         return match tokio::time::timeout(timeout, tokio::net::TcpStream::connect(&address)).await {

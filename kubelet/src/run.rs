@@ -32,18 +32,31 @@ use crate::{housekeeping, logs, pleg, source};
 /// The configuration cannot work on this machine.
 pub async fn start(config: Config, tasks: &Tasks) -> anyhow::Result<Shared> {
     let kubelet_config = config.kubelet.clone();
-    for dir in [config.root_dir.clone(), config.root_dir.join("pods"), config.root_dir.join("plugins"), config.root_dir.join("seccomp"), PathBuf::from(&kubelet_config.pod_logs_dir), config.container_logs_dir.clone()] {
+    for dir in [
+        config.root_dir.clone(),
+        config.root_dir.join("pods"),
+        config.root_dir.join("plugins"),
+        config.root_dir.join("seccomp"),
+        PathBuf::from(&kubelet_config.pod_logs_dir),
+        config.container_logs_dir.clone(),
+    ] {
         std::fs::create_dir_all(&dir).with_context(|| format!("failed to create {}", dir.display()))?;
     }
     own_oom_score(kubelet_config.oom_score_adj);
-    let cri = Cri::new(&kubelet_config.container_runtime_endpoint, &kubelet_config.image_service_endpoint, kubelet_config.runtime_request_timeout.0)
-        .map_err(anyhow::Error::msg)?;
+    let cri = Cri::new(
+        &kubelet_config.container_runtime_endpoint,
+        &kubelet_config.image_service_endpoint,
+        kubelet_config.runtime_request_timeout.0,
+    )
+    .map_err(anyhow::Error::msg)?;
     let api = crate::bootstrap::connect(&config, tasks).await?;
     let runtime_name = wait_for_runtime(&cri, &kubelet_config.container_runtime_endpoint).await;
     let driver = driver(&cri, &kubelet_config.cgroup_driver).await;
     let cgroups = Cgroups::new(&cgroup::mount_point(), driver, &kubelet_config.cgroup_root, kubelet_config.cgroups_per_qos);
     if !cgroups.is_v2() && kubelet_config.fail_cgroup_v1 {
-        anyhow::bail!("kubelet is configured to not run on a host using cgroup v1. cgroup v1 support is unsupported and will be removed in a future release; set failCgroupV1: false to run on it");
+        anyhow::bail!(
+            "kubelet is configured to not run on a host using cgroup v1. cgroup v1 support is unsupported and will be removed in a future release; set failCgroupV1: false to run on it"
+        );
     }
     if kubelet_config.fail_swap_on && swap_is_on() {
         anyhow::bail!("running with swap on is not supported, please disable swap or set --fail-swap-on flag to false");
@@ -53,7 +66,15 @@ pub async fn start(config: Config, tasks: &Tasks) -> anyhow::Result<Shared> {
     let allocatable = &fixed.resources.1;
     if kubelet_config.enforce_node_allocatable.iter().any(|what| what == "pods") {
         // Evictions begin before this bound is met: it leaves their reserve to the pods.
-        let reserved = |name: &str| kubelet_config.kube_reserved.get(name).into_iter().chain(kubelet_config.system_reserved.get(name)).filter_map(|text| crate::pod::quantity::parse_value(text)).sum::<i64>();
+        let reserved = |name: &str| {
+            kubelet_config
+                .kube_reserved
+                .get(name)
+                .into_iter()
+                .chain(kubelet_config.system_reserved.get(name))
+                .filter_map(|text| crate::pod::quantity::parse_value(text))
+                .sum::<i64>()
+        };
         let limits = values::Limits {
             cpu_shares: Some(values::shares(allocatable["cpu"])),
             memory: Some(fixed.machine.memory - reserved("memory")).filter(|bytes| *bytes > 0),
@@ -71,7 +92,11 @@ pub async fn start(config: Config, tasks: &Tasks) -> anyhow::Result<Shared> {
         single_process_oom_kill: kubelet_config.single_process_oom_kill.unwrap_or(!cgroups.is_v2()),
         pids: kubelet_config.pod_pids_limit,
     };
-    let services = api.clone().map(|api| Informer::<Service>::start(tasks, Api::all(api), watcher::Config::default(), |service| service.metadata.managed_fields = None));
+    let services = api.clone().map(|api| {
+        Informer::<Service>::start(tasks, Api::all(api), watcher::Config::default(), |service| {
+            service.metadata.managed_fields = None
+        })
+    });
     let kubelet = Arc::new(Kubelet {
         security: security::Policy {
             seccomp_default: kubelet_config.seccomp_default,
@@ -80,7 +105,9 @@ pub async fn start(config: Config, tasks: &Tasks) -> anyhow::Result<Shared> {
         recorder: api.clone().map(|api| Recorder::new(api, tasks, "kubelet", &config.node_name)),
         objects: Objects::new(api.clone(), services),
         images: Images::new(config.parallel_pulls()),
-        workers: Workers::new(kubelet_config.crash_loop_back_off.max_container_restart_period.map_or(Duration::from_secs(300), |span| span.0)),
+        workers: Workers::new(
+            kubelet_config.crash_loop_back_off.max_container_restart_period.map_or(Duration::from_secs(300), |span| span.0),
+        ),
         node: NodeState::default(),
         runtime_name: parking_lot::RwLock::new(runtime_name),
         pods: Default::default(),
@@ -169,7 +196,7 @@ async fn wait_for_runtime(cri: &Cri, endpoint: &str) -> String {
             }
             Err(status) => {
                 // Said once in a while, not in a flood.
-                if tries % 20 == 0 {
+                if tries.is_multiple_of(20) {
                     tracing::warn!(endpoint, err = status.message(), "Waiting for the container runtime");
                 }
                 tries += 1;

@@ -108,7 +108,9 @@ pub async fn start(kubelet: &Shared) -> anyhow::Result<()> {
             let kubelet = kubelet.clone();
             async move {
                 match request.uri().path() {
-                    path if path == "/healthz" || path.starts_with("/healthz/") => respond(serve::standard(&request, &checks(&kubelet))),
+                    path if path == "/healthz" || path.starts_with("/healthz/") => {
+                        respond(serve::standard(&request, &checks(&kubelet)))
+                    }
                     _ => text(StatusCode::NOT_FOUND, "404 page not found\n"),
                 }
             }
@@ -157,7 +159,13 @@ async fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
 fn find(path: &str) -> Option<&'static Route> {
     ROUTES
         .iter()
-        .filter(|route| if route.exact { path == route.prefix } else { path == route.prefix || path.starts_with(&format!("{}/", route.prefix.trim_end_matches('/'))) })
+        .filter(|route| {
+            if route.exact {
+                path == route.prefix
+            } else {
+                path == route.prefix || path.starts_with(&format!("{}/", route.prefix.trim_end_matches('/')))
+            }
+        })
         .max_by_key(|route| route.prefix.len())
 }
 
@@ -194,7 +202,10 @@ pub fn decode(text: &str) -> String {
     let mut out = Vec::with_capacity(bytes.len());
     let mut at = 0;
     while at < bytes.len() {
-        let hex = (bytes[at] == b'%').then(|| text.get(at + 1..at + 3)).flatten().and_then(|digits| u8::from_str_radix(digits, 16).ok());
+        let hex = (bytes[at] == b'%')
+            .then(|| text.get(at + 1..at + 3))
+            .flatten()
+            .and_then(|digits| u8::from_str_radix(digits, 16).ok());
         match (hex, bytes[at]) {
             (Some(byte), _) => {
                 out.push(byte);
@@ -253,8 +264,16 @@ mod tests {
     #[test]
     fn paths_find_their_route_and_subresource() {
         for (path, subresource) in [
-            ("/healthz", Some("healthz")), ("/healthz/ping", Some("healthz")), ("/metrics/resource", Some("metrics")), ("/metrics", Some("metrics")),
-            ("/containerLogs/ns/p/c", Some("proxy")), ("/pods", Some("pods")), ("/podsx", None), ("/exec/a/b/c", Some("proxy")), ("/logs/x", Some("log")), ("/", None),
+            ("/healthz", Some("healthz")),
+            ("/healthz/ping", Some("healthz")),
+            ("/metrics/resource", Some("metrics")),
+            ("/metrics", Some("metrics")),
+            ("/containerLogs/ns/p/c", Some("proxy")),
+            ("/pods", Some("pods")),
+            ("/podsx", None),
+            ("/exec/a/b/c", Some("proxy")),
+            ("/logs/x", Some("log")),
+            ("/", None),
         ] {
             assert_eq!(find(path).map(|route| route.subresource), subresource, "{path}");
         }

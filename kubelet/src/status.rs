@@ -49,8 +49,14 @@ pub struct Observed<'a> {
 pub fn generate(observed: &Observed<'_>) -> PodStatus {
     let Observed { pod, runtime, previous, .. } = *observed;
     let initialized = containers::has_initialized(pod, runtime);
-    let init = containers::statuses(observed, init_containers(pod), previous.init_container_statuses.as_deref(), containers::List::Init);
-    let main = containers::statuses(observed, &spec(pod).containers, previous.container_statuses.as_deref(), containers::List::Main { initialized: initialized || init_containers(pod).is_empty() });
+    let init =
+        containers::statuses(observed, init_containers(pod), previous.init_container_statuses.as_deref(), containers::List::Init);
+    let main = containers::statuses(
+        observed,
+        &spec(pod).containers,
+        previous.container_statuses.as_deref(),
+        containers::List::Main { initialized: initialized || init_containers(pod).is_empty() },
+    );
     let ephemeral = containers::statuses(
         observed,
         &pod::container::ephemeral(pod),
@@ -68,13 +74,20 @@ pub fn generate(observed: &Observed<'_>) -> PodStatus {
     let ips: Vec<String> = match (pod::is_host_network(pod), runtime.ips()) {
         (true, _) if runtime.sandbox().is_some() || previous.pod_ip.is_some() => observed.host_ips.to_vec(),
         (true, _) => Vec::new(),
-        (false, []) => previous.pod_ips.iter().flatten().map(|ip| ip.ip.clone()).filter(|_| runtime.sandbox().is_none() || observed.terminal).collect(),
+        (false, []) => previous
+            .pod_ips
+            .iter()
+            .flatten()
+            .map(|ip| ip.ip.clone())
+            .filter(|_| runtime.sandbox().is_none() || observed.terminal)
+            .collect(),
         (false, ips) => ips.to_vec(),
     };
     let mut status = PodStatus {
         phase: Some(phase.to_owned()),
         host_ip: observed.host_ips.first().cloned(),
-        host_ips: Some(observed.host_ips.iter().map(|ip| HostIP { ip: ip.clone() }).collect()).filter(|list: &Vec<_>| !list.is_empty()),
+        host_ips: Some(observed.host_ips.iter().map(|ip| HostIP { ip: ip.clone() }).collect())
+            .filter(|list: &Vec<_>| !list.is_empty()),
         pod_ip: ips.first().cloned(),
         pod_ips: Some(ips.into_iter().map(|ip| PodIP { ip }).collect()).filter(|list: &Vec<_>| !list.is_empty()),
         start_time: previous.start_time.clone().or_else(|| Some(Time(to_seconds(observed.now)))),

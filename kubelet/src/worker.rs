@@ -6,6 +6,7 @@
 //! Upstream: pkg/kubelet/pod_workers.go, pkg/kubelet/kubelet.go SyncPod, SyncTerminatingPod, SyncTerminatedPod
 
 pub mod admission;
+pub mod resize;
 pub mod sync;
 pub mod terminate;
 
@@ -19,6 +20,7 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use crate::backoff::Backoff;
+use crate::cri::v1;
 use crate::kubelet::Shared;
 use crate::pod;
 use crate::runtime::observed::PodRuntime;
@@ -186,7 +188,18 @@ impl Workers {
         drop(handles);
         // A pod that is new since the first look at the runtime has nothing there.
         let fresh = kubelet.node.known_at_start.get().is_some_and(|known| !known.contains(&handle.uid)) && !again;
-        let worker = Worker { kubelet: kubelet.clone(), handle, errors: StartErrors::new(), due: HashMap::new(), generation: None, failures: 0, admitted: false, cgroup_done: false, fresh };
+        let worker = Worker {
+            kubelet: kubelet.clone(),
+            handle,
+            errors: StartErrors::new(),
+            due: HashMap::new(),
+            generation: None,
+            applied: HashMap::new(),
+            failures: 0,
+            admitted: false,
+            cgroup_done: false,
+            fresh,
+        };
         kubelet.tasks.spawn("pod", async move {
             let stop = worker.kubelet.tasks.token();
             stop.run_until_cancelled(worker.run()).await;
@@ -224,7 +237,10 @@ impl Workers {
         self.handles.read().values().any(|handle| {
             handle.uid != uid && {
                 let request = handle.request.lock();
-                pod::is_static(&request.pod) && pod::full_name(&request.pod) == full_name && handle.view.read().stage != Stage::Finished && request.removed
+                pod::is_static(&request.pod)
+                    && pod::full_name(&request.pod) == full_name
+                    && handle.view.read().stage != Stage::Finished
+                    && request.removed
             }
         })
     }
@@ -249,6 +265,8 @@ pub struct Worker {
     due: HashMap<String, Instant>,
     /// The definition that was last worked on: a changed one is tried at once.
     generation: Option<i64>,
+    /// Resources in force, by container id, as far as this process set them.
+    applied: HashMap<String, v1::LinuxContainerResources>,
     failures: u32,
     admitted: bool,
     cgroup_done: bool,
@@ -322,3 +340,6 @@ impl Worker {
         Next::After(Duration::from_millis(150 << self.failures).min(Duration::from_secs(10)))
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -11,7 +11,8 @@ pub fn ensure_slice(path: &str, limits: &Limits) {
     let Some(unit) = path.rsplit('/').next().filter(|unit| unit.ends_with(".slice")) else { return };
     let exists = path_exists(path);
     let run = |arguments: &[String]| {
-        let status = Command::new("busctl").args(arguments).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).status();
+        let status =
+            Command::new("busctl").args(arguments).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).status();
         status.is_ok_and(|status| status.success())
     };
     let arguments = if exists { set_properties(unit, limits) } else { start(unit, limits) };
@@ -24,7 +25,8 @@ fn path_exists(path: &str) -> bool {
     super::mount_point().join(path.trim_start_matches('/')).is_dir()
 }
 
-const BUS: [&str; 5] = ["call", "org.freedesktop.systemd1", "/org/freedesktop/systemd1", "org.freedesktop.systemd1.Manager", "--quiet"];
+const BUS: [&str; 5] =
+    ["call", "org.freedesktop.systemd1", "/org/freedesktop/systemd1", "org.freedesktop.systemd1.Manager", "--quiet"];
 
 fn start(unit: &str, limits: &Limits) -> Vec<String> {
     let mut properties: Vec<[String; 3]> = ["DefaultDependencies", "MemoryAccounting", "CPUAccounting", "TasksAccounting"]
@@ -56,7 +58,9 @@ fn values(limits: &Limits) -> Vec<[String; 3]> {
         add("CPUWeight", weight(shares));
     }
     match (limits.cpu_quota, limits.cpu_period) {
-        (Some(quota), Some(period)) if quota > 0 => add("CPUQuotaPerSecUSec", u64::try_from(quota).unwrap_or(0) * 1_000_000 / period.max(1)),
+        (Some(quota), Some(period)) if quota > 0 => {
+            add("CPUQuotaPerSecUSec", u64::try_from(quota).unwrap_or(0) * 1_000_000 / period.max(1))
+        }
         (Some(_), _) => add("CPUQuotaPerSecUSec", u64::MAX),
         _ => {}
     }
@@ -75,8 +79,12 @@ mod tests {
 
     #[test]
     fn limits_become_unit_properties() {
-        let limits = Limits { cpu_shares: Some(1024), cpu_quota: Some(50_000), cpu_period: Some(100_000), memory: Some(5), pids: None };
+        let limits =
+            Limits { cpu_shares: Some(1024), cpu_quota: Some(50_000), cpu_period: Some(100_000), memory: Some(5), pids: None };
         let got = set_properties("kubepods.slice", &limits);
-        assert_eq!(got[5..].join(" "), "SetUnitProperties sba(sv) kubepods.slice true 3 CPUWeight t 39 CPUQuotaPerSecUSec t 500000 MemoryMax t 5");
+        assert_eq!(
+            got[5..].join(" "),
+            "SetUnitProperties sba(sv) kubepods.slice true 3 CPUWeight t 39 CPUQuotaPerSecUSec t 500000 MemoryMax t 5"
+        );
     }
 }

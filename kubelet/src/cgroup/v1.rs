@@ -7,7 +7,21 @@ use super::tree::{Usage, join, keyed, number, write};
 use super::values::Limits;
 
 /// Controllers in which pods get cgroups, as runc does.
-const CONTROLLERS: &[&str] = &["cpu", "cpuacct", "cpuset", "memory", "devices", "freezer", "blkio", "pids", "hugetlb", "net_cls", "net_prio", "perf_event", "systemd"];
+const CONTROLLERS: &[&str] = &[
+    "cpu",
+    "cpuacct",
+    "cpuset",
+    "memory",
+    "devices",
+    "freezer",
+    "blkio",
+    "pids",
+    "hugetlb",
+    "net_cls",
+    "net_prio",
+    "perf_event",
+    "systemd",
+];
 
 /// The directories of the mounted hierarchies.
 pub fn hierarchies(mount: &Path) -> Vec<PathBuf> {
@@ -18,7 +32,8 @@ pub fn hierarchies(mount: &Path) -> Vec<PathBuf> {
 pub fn ensure(mount: &Path, path: &str, limits: &Limits) -> io::Result<()> {
     for dir in hierarchies(mount) {
         let cgroup = join(&dir, path);
-        std::fs::create_dir_all(&cgroup).map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", cgroup.display())))?;
+        std::fs::create_dir_all(&cgroup)
+            .map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", cgroup.display())))?;
         if dir.ends_with("cpuset") {
             inherit_cpuset(&dir, path)?;
         }
@@ -90,7 +105,13 @@ mod tests {
         }
         let tree = Tree::detect(dir.path());
         assert!(matches!(tree, Tree::V1(_)));
-        let limits = Limits { cpu_shares: Some(102), cpu_quota: Some(5000), cpu_period: Some(100_000), memory: Some(1 << 20), pids: Some(9) };
+        let limits = Limits {
+            cpu_shares: Some(102),
+            cpu_quota: Some(5000),
+            cpu_period: Some(100_000),
+            memory: Some(1 << 20),
+            pids: Some(9),
+        };
         tree.ensure("/kubepods/podx", &limits).unwrap();
         let read = |name: &str| std::fs::read_to_string(dir.path().join(name)).unwrap();
         assert_eq!(read("cpu/kubepods/podx/cpu.shares"), "102");

@@ -74,14 +74,24 @@ mod tests {
         std::fs::write(dir.path().join("cgroup.controllers"), "cpu memory pids\n").unwrap();
         let tree = Tree::detect(dir.path());
         assert!(matches!(tree, Tree::V2(_)));
-        let limits = Limits { cpu_shares: Some(1024), cpu_quota: Some(-1), cpu_period: Some(100_000), memory: Some(1 << 20), pids: Some(9) };
+        let limits = Limits {
+            cpu_shares: Some(1024),
+            cpu_quota: Some(-1),
+            cpu_period: Some(100_000),
+            memory: Some(1 << 20),
+            pids: Some(9),
+        };
         tree.ensure("/kubepods.slice/kubepods-podx.slice", &limits).unwrap();
         let pod = dir.path().join("kubepods.slice/kubepods-podx.slice");
         let read = |name: &str| std::fs::read_to_string(pod.join(name)).unwrap();
         assert_eq!(read("cpu.weight"), "39");
         assert_eq!(read("cpu.max"), "max 100000");
         assert_eq!(read("memory.max"), "1048576");
-        assert_eq!(std::fs::read_to_string(dir.path().join("cgroup.subtree_control")).unwrap(), "+pids", "the last of those handed down");
+        assert_eq!(
+            std::fs::read_to_string(dir.path().join("cgroup.subtree_control")).unwrap(),
+            "+pids",
+            "the last of those handed down"
+        );
         std::fs::write(pod.join("memory.current"), "1000\n").unwrap();
         std::fs::write(pod.join("memory.stat"), "anon 300\nfile 700\ninactive_file 400\n").unwrap();
         std::fs::write(pod.join("cpu.stat"), "usage_usec 5\n").unwrap();

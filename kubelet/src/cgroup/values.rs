@@ -76,9 +76,17 @@ pub fn weight(shares: u64) -> u64 {
 /// The limits of a pod's cgroup.
 pub fn pod(pod: &Pod, node: &Node) -> Limits {
     let all_limit = |resource: &str| {
-        let pod_level = spec(pod).resources.as_ref().and_then(|resources| resources.limits.as_ref()).is_some_and(|limits| limits.contains_key(resource));
+        let pod_level = spec(pod)
+            .resources
+            .as_ref()
+            .and_then(|resources| resources.limits.as_ref())
+            .is_some_and(|limits| limits.contains_key(resource));
         pod_level
-            || spec(pod).containers.iter().chain(init_containers(pod)).all(|container| of_container(container, LimitsOf, resource).is_some_and(|amount| amount > 0))
+            || spec(pod)
+                .containers
+                .iter()
+                .chain(init_containers(pod))
+                .all(|container| of_container(container, LimitsOf, resource).is_some_and(|amount| amount > 0))
     };
     let pids = (node.pids > 0).then_some(node.pids);
     let mut out = Limits { cpu_shares: Some(MIN_SHARES), pids, ..Default::default() };
@@ -134,7 +142,8 @@ pub fn oom_score_adj(pod: &Pod, container: &Container, node_memory: i64) -> i64 
         Qos::Burstable => {}
     }
     let score = |container: &Container| {
-        let request = of_container(container, Requests, "memory").or_else(|| of_container(container, LimitsOf, "memory")).unwrap_or(0);
+        let request =
+            of_container(container, Requests, "memory").or_else(|| of_container(container, LimitsOf, "memory")).unwrap_or(0);
         let adjust = 1000 - 1000_i64.saturating_mul(request) / node_memory.max(1);
         // Above guaranteed pods, below best-effort ones.
         if adjust < 1000 + GUARANTEED {
@@ -160,7 +169,11 @@ mod tests {
     use super::*;
 
     fn pod_of(resources: &[Value]) -> Pod {
-        let containers: Vec<_> = resources.iter().enumerate().map(|(index, resources)| json!({"name": format!("c{index}"), "resources": resources})).collect();
+        let containers: Vec<_> = resources
+            .iter()
+            .enumerate()
+            .map(|(index, resources)| json!({"name": format!("c{index}"), "resources": resources}))
+            .collect();
         serde_json::from_value(json!({"metadata": {"uid": "u"}, "spec": {"containers": containers}})).unwrap()
     }
 
@@ -176,10 +189,22 @@ mod tests {
         let full = json!({"limits": {"cpu": "1", "memory": "64Mi"}});
         let node = Node::default();
         let got = pod(&pod_of(&[full.clone(), full.clone()]), &node);
-        assert_eq!(got, Limits { cpu_shares: Some(2048), cpu_quota: Some(200_000), cpu_period: Some(100_000), memory: Some(128 << 20), pids: None });
+        assert_eq!(
+            got,
+            Limits {
+                cpu_shares: Some(2048),
+                cpu_quota: Some(200_000),
+                cpu_period: Some(100_000),
+                memory: Some(128 << 20),
+                pids: None
+            }
+        );
         let got = pod(&pod_of(&[full.clone(), json!({"requests": {"cpu": "500m"}})]), &node);
         assert_eq!((got.cpu_quota, got.memory, got.cpu_shares), (None, None, Some(512)));
-        assert_eq!(pod(&pod_of(&[json!({})]), &Node { pids: 7, ..node }), Limits { cpu_shares: Some(2), pids: Some(7), ..Default::default() });
+        assert_eq!(
+            pod(&pod_of(&[json!({})]), &Node { pids: 7, ..node }),
+            Limits { cpu_shares: Some(2), pids: Some(7), ..Default::default() }
+        );
     }
 
     #[test]

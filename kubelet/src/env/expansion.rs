@@ -44,7 +44,16 @@ mod tests {
     fn expansion_is_upstreams() {
         let env = BTreeMap::from([("A".to_owned(), "x".to_owned()), ("B".to_owned(), "$(A)".to_owned())]);
         for (text, expected) in [
-            ("$(A)", "x"), ("$(B)", "$(A)"), ("$$(A)", "$(A)"), ("$(C)", "$(C)"), ("$A", "$A"), ("$(A", "$(A"), ("a$", "a$"), ("$$$(A)", "$x"), ("$()", "$()"), ("é$(A)é", "éxé"),
+            ("$(A)", "x"),
+            ("$(B)", "$(A)"),
+            ("$$(A)", "$(A)"),
+            ("$(C)", "$(C)"),
+            ("$A", "$A"),
+            ("$(A", "$(A"),
+            ("a$", "a$"),
+            ("$$$(A)", "$x"),
+            ("$()", "$()"),
+            ("é$(A)é", "éxé"),
         ] {
             assert_eq!(expand(text, &env), expected, "{text}");
         }

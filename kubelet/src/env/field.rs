@@ -87,7 +87,9 @@ pub fn resource_field(container: &Container, wanted: &ResourceFieldSelector, fac
         Some(("requests", name)) => (Requests, name),
         _ => return Err(format!("unsupported container resource: {}", wanted.resource)),
     };
-    let amount = of_container(container, half, name).or_else(|| if half == Limits { facts.allocatable.get(name).copied() } else { None }).unwrap_or(0);
+    let amount = of_container(container, half, name)
+        .or_else(|| if half == Limits { facts.allocatable.get(name).copied() } else { None })
+        .unwrap_or(0);
     let divisor = wanted.divisor.as_ref().filter(|divisor| !divisor.0.is_empty() && divisor.0 != "0");
     let out = if name == "cpu" {
         let divisor = divisor.map_or(1000, quantity::milli).max(1);

@@ -67,11 +67,20 @@ mod tests {
         let service = |namespace: &str, name: &str, ip: &str| {
             Arc::new(serde_json::from_value(json!({"metadata": {"name": name, "namespace": namespace}, "spec": {"clusterIP": ip, "ports": [{"port": 80}]}})).unwrap())
         };
-        let services = [service("n", "my-db", "10.0.0.1"), service("m", "other", "10.0.0.2"), service("n", "headless", "None"), service("default", "kubernetes", "10.96.0.1")];
+        let services = [
+            service("n", "my-db", "10.0.0.1"),
+            service("m", "other", "10.0.0.2"),
+            service("n", "headless", "None"),
+            service("default", "kubernetes", "10.96.0.1"),
+        ];
         let got = environment(&services, "n", true);
         assert_eq!(got["MY_DB_SERVICE_HOST"], "10.0.0.1");
         assert_eq!(got["MY_DB_PORT_80_TCP"], "tcp://10.0.0.1:80");
-        assert!(got.contains_key("KUBERNETES_SERVICE_HOST") && !got.contains_key("OTHER_SERVICE_HOST") && !got.contains_key("HEADLESS_SERVICE_HOST"));
+        assert!(
+            got.contains_key("KUBERNETES_SERVICE_HOST")
+                && !got.contains_key("OTHER_SERVICE_HOST")
+                && !got.contains_key("HEADLESS_SERVICE_HOST")
+        );
         let got = environment(&services, "n", false);
         assert!(got.contains_key("KUBERNETES_SERVICE_HOST") && !got.contains_key("MY_DB_SERVICE_HOST"));
     }

@@ -34,7 +34,8 @@ pub async fn enforce(kubelet: &Shared) {
 
 fn has_limits(pod: &Pod) -> bool {
     let volumes = pod::spec(pod).volumes.as_deref().unwrap_or_default();
-    volumes.iter().any(|volume| volume.empty_dir.as_ref().is_some_and(|source| source.size_limit.is_some())) || of_pod(pod, Limits, "ephemeral-storage").is_some()
+    volumes.iter().any(|volume| volume.empty_dir.as_ref().is_some_and(|source| source.size_limit.is_some()))
+        || of_pod(pod, Limits, "ephemeral-storage").is_some()
 }
 
 fn over(pod: &Pod, dir: &Path, logs: &Path) -> Option<String> {
@@ -74,10 +75,16 @@ mod tests {
         let temp = tempfile::tempdir().unwrap();
         let volume = temp.path().join("volumes/kubernetes.io~empty-dir/v");
         std::fs::create_dir_all(&volume).unwrap();
-        let pod: Pod = serde_json::from_value(json!({"spec": {"containers": [], "volumes": [{"name": "v", "emptyDir": {"sizeLimit": "64Ki"}}]}})).unwrap();
+        let pod: Pod = serde_json::from_value(
+            json!({"spec": {"containers": [], "volumes": [{"name": "v", "emptyDir": {"sizeLimit": "64Ki"}}]}}),
+        )
+        .unwrap();
         assert!(has_limits(&pod));
         assert_eq!(over(&pod, temp.path(), Path::new("/nope")), None);
         std::fs::write(volume.join("big"), vec![1; 100 * 1024]).unwrap();
-        assert_eq!(over(&pod, temp.path(), Path::new("/nope")).unwrap(), "Usage of EmptyDir volume \"v\" exceeds the limit \"64Ki\". ");
+        assert_eq!(
+            over(&pod, temp.path(), Path::new("/nope")).unwrap(),
+            "Usage of EmptyDir volume \"v\" exceeds the limit \"64Ki\". "
+        );
     }
 }

@@ -55,7 +55,13 @@ pub fn message(victim: &Candidate, met: &Threshold, readings: &Readings) -> Stri
     let resource = met.signal.resource();
     let mut out = format!("The node was low on resource: {resource}. ");
     if let Some((available, capacity)) = readings.get(met.signal) {
-        let show = |amount: i64| if resource == "memory" || resource == "ephemeral-storage" { quantity::from_bytes(amount / 1024 * 1024).0 } else { amount.to_string() };
+        let show = |amount: i64| {
+            if resource == "memory" || resource == "ephemeral-storage" {
+                quantity::from_bytes(amount / 1024 * 1024).0
+            } else {
+                amount.to_string()
+            }
+        };
         out.push_str(&format!("Threshold quantity: {}, available: {}. ", show(met.amount(capacity)), show(available)));
     }
     if victim.used(met.signal) > victim.requested(met.signal)
@@ -79,13 +85,15 @@ mod tests {
 
     #[test]
     fn those_above_their_request_and_of_low_priority_go_first() {
-        let make = |name: &str, request: &str, priority: i32, memory: i64| Candidate {
+        let make = |name: &str, request: &str, priority: i32, memory: i64| {
+            Candidate {
             pod: Arc::new(
                 serde_json::from_value(json!({"metadata": {"name": name}, "spec": {"priority": priority, "containers": [{"name": "c", "resources": {"requests": {"memory": request}}}]}})).unwrap(),
             ),
             memory,
             disk: 0,
             processes: 0,
+        }
         };
         let pick = |list: Vec<Candidate>| pod::name(&worst(list, Signal::Memory).unwrap().pod).to_owned();
         assert_eq!(pick(vec![make("below", "100", 0, 90), make("above", "10", 1000, 20)]), "above");

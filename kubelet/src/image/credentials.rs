@@ -18,7 +18,10 @@ pub async fn for_image(kubelet: &Kubelet, pod: &Pod, image: &str) -> Vec<AuthCon
                 pod,
                 client::events::Kind::Warning,
                 "FailedToRetrieveImagePullSecret",
-                format!("Unable to retrieve some image pull secrets ({}); attempting to pull the image may not succeed.", reference.name),
+                format!(
+                    "Unable to retrieve some image pull secrets ({}); attempting to pull the image may not succeed.",
+                    reference.name
+                ),
             ),
             Err(error) => tracing::debug!(err = %error, secret = reference.name, "Failed to read image pull secret"),
         }
@@ -33,7 +36,10 @@ fn matching(secret: &Secret, image: &str) -> Vec<(usize, AuthConfig)> {
     let Ok(document) = serde_json::from_slice::<Value>(&document.0) else { return Vec::new() };
     let registries = if key == ".dockercfg" { Some(&document) } else { document.get("auths") };
     let registries = registries.and_then(Value::as_object).into_iter().flatten();
-    registries.filter(|(registry, _)| matches(registry, image)).filter_map(|(registry, entry)| Some((registry.len(), auth(entry)?))).collect()
+    registries
+        .filter(|(registry, _)| matches(registry, image))
+        .filter_map(|(registry, entry)| Some((registry.len(), auth(entry)?)))
+        .collect()
 }
 
 fn auth(entry: &Value) -> Option<AuthConfig> {
@@ -58,7 +64,8 @@ fn matches(registry: &str, image: &str) -> bool {
         false if image.contains('/') => format!("index.docker.io/{image}"),
         false => format!("index.docker.io/library/{image}"),
     };
-    let registry = if registry == "docker.io" || registry == "registry-1.docker.io" { "index.docker.io".to_owned() } else { registry };
+    let registry =
+        if registry == "docker.io" || registry == "registry-1.docker.io" { "index.docker.io".to_owned() } else { registry };
     let image = image.strip_prefix("docker.io/").map_or(image.clone(), |rest| format!("index.docker.io/{rest}"));
     let (want_host, want_path) = registry.split_once('/').unwrap_or((&registry, ""));
     let (host, path) = image.split_once('/').unwrap_or((&image, ""));
@@ -77,8 +84,14 @@ mod tests {
     #[test]
     fn registries_match_as_upstream_says() {
         for (registry, image, yes) in [
-            ("https://index.docker.io/v1/", "busybox:1", true), ("docker.io", "a/b", true), ("quay.io", "quay.io/a/b:1", true), ("quay.io", "a/b", false),
-            ("*.example.com", "r.example.com/x", true), ("*.example.com", "a.r.example.com/x", false), ("r.io:5000/team", "r.io:5000/team/x", true), ("r.io:5000/team", "r.io:5000/other/x", false),
+            ("https://index.docker.io/v1/", "busybox:1", true),
+            ("docker.io", "a/b", true),
+            ("quay.io", "quay.io/a/b:1", true),
+            ("quay.io", "a/b", false),
+            ("*.example.com", "r.example.com/x", true),
+            ("*.example.com", "a.r.example.com/x", false),
+            ("r.io:5000/team", "r.io:5000/team/x", true),
+            ("r.io:5000/team", "r.io:5000/other/x", false),
         ] {
             assert_eq!(matches(registry, image), yes, "{registry} {image}");
         }
@@ -86,9 +99,10 @@ mod tests {
 
     #[test]
     fn both_formats_are_read() {
-        let secret: Secret = serde_json::from_value(serde_json::json!({"type": "kubernetes.io/dockerconfigjson", "data": {".dockerconfigjson":
+        let secret: Secret =
+            serde_json::from_value(serde_json::json!({"type": "kubernetes.io/dockerconfigjson", "data": {".dockerconfigjson":
             base64::engine::general_purpose::STANDARD.encode(r#"{"auths": {"r.io": {"auth": "dTpw"}}}"#)}}))
-        .unwrap();
+            .unwrap();
         let got = matching(&secret, "r.io/a:1");
         assert_eq!((got[0].1.username.as_str(), got[0].1.password.as_str()), ("u", "p"));
     }

@@ -32,8 +32,11 @@ pub async fn run(kubelet: Shared) {
 
 async fn collect(kubelet: &Shared, seen: &mut HashMap<String, Seen>) -> Result<(), String> {
     let words = |status: tonic::Status| status.message().to_owned();
-    let (images, containers, info) = tokio::try_join!(kubelet.cri.list_images(), kubelet.cri.list_containers(None), kubelet.cri.image_fs_info()).map_err(words)?;
-    let used: HashSet<&str> = containers.iter().flat_map(|container| [container.image_ref.as_str(), container.image_id.as_str()]).collect();
+    let (images, containers, info) =
+        tokio::try_join!(kubelet.cri.list_images(), kubelet.cri.list_containers(None), kubelet.cri.image_fs_info())
+            .map_err(words)?;
+    let used: HashSet<&str> =
+        containers.iter().flat_map(|container| [container.image_ref.as_str(), container.image_id.as_str()]).collect();
     let now = Instant::now();
     seen.retain(|id, _| images.iter().any(|image| image.id == *id));
     for image in &images {
@@ -43,12 +46,21 @@ async fn collect(kubelet: &Shared, seen: &mut HashMap<String, Seen>) -> Result<(
         }
     }
     let config = &kubelet.config.kubelet;
-    let mount = info.image_filesystems.first().and_then(|fs| fs.fs_id.as_ref()).map(|id| id.mountpoint.clone()).unwrap_or_default();
-    let (total, available) = crate::node::facts::file_system(std::path::Path::new(&mount)).map_or((0, 0), |(total, available, ..)| (total, available));
+    let mount =
+        info.image_filesystems.first().and_then(|fs| fs.fs_id.as_ref()).map(|id| id.mountpoint.clone()).unwrap_or_default();
+    let (total, available) =
+        crate::node::facts::file_system(std::path::Path::new(&mount)).map_or((0, 0), |(total, available, ..)| (total, available));
     let usage = if total > 0 { 100 - available * 100 / total } else { 0 };
-    let to_free = if total > 0 && usage >= i64::from(config.image_gc_high) { total * (100 - i64::from(config.image_gc_low)) / 100 - available } else { 0 };
-    let candidates: Vec<(&v1::Image, Seen)> =
-        images.iter().filter(|image| !image.pinned && !in_use(image, &used)).filter_map(|image| Some((image, *seen.get(&image.id)?))).collect();
+    let to_free = if total > 0 && usage >= i64::from(config.image_gc_high) {
+        total * (100 - i64::from(config.image_gc_low)) / 100 - available
+    } else {
+        0
+    };
+    let candidates: Vec<(&v1::Image, Seen)> = images
+        .iter()
+        .filter(|image| !image.pinned && !in_use(image, &used))
+        .filter_map(|image| Some((image, *seen.get(&image.id)?)))
+        .collect();
     let plan = plan(candidates, to_free, config.image_minimum_gc_age.0, config.image_maximum_gc_age.0, now);
     let mut freed = 0;
     for image in plan {
@@ -59,7 +71,9 @@ async fn collect(kubelet: &Shared, seen: &mut HashMap<String, Seen>) -> Result<(
         }
     }
     if to_free > 0 && freed < to_free {
-        let message = format!("Failed to garbage collect required amount of images. Attempted to free {to_free} bytes, but only found {freed} bytes eligible to free.");
+        let message = format!(
+            "Failed to garbage collect required amount of images. Attempted to free {to_free} bytes, but only found {freed} bytes eligible to free."
+        );
         kubelet.node_event(Kind::Warning, "FreeDiskSpaceFailed", message);
     }
     Ok(())
@@ -70,7 +84,13 @@ fn in_use(image: &v1::Image, used: &HashSet<&str>) -> bool {
 }
 
 /// Which images to remove: the too old ones, then the least recently used until enough is free. Pure.
-fn plan(mut candidates: Vec<(&v1::Image, Seen)>, to_free: i64, min_age: Duration, max_age: Duration, now: Instant) -> Vec<&v1::Image> {
+fn plan(
+    mut candidates: Vec<(&v1::Image, Seen)>,
+    to_free: i64,
+    min_age: Duration,
+    max_age: Duration,
+    now: Instant,
+) -> Vec<&v1::Image> {
     candidates.sort_by_key(|(_, seen)| (seen.used, seen.first));
     let mut freed = 0;
     let mut out = Vec::new();
@@ -97,7 +117,13 @@ mod tests {
         tokio::time::advance(Duration::from_secs(1000)).await;
         let now = Instant::now();
         let at = |seconds: u64| start + Duration::from_secs(seconds);
-        let candidates = || vec![(&images[0], Seen { first: start, used: at(500) }), (&images[1], Seen { first: start, used: at(100) }), (&images[2], Seen { first: at(990), used: at(990) })];
+        let candidates = || {
+            vec![
+                (&images[0], Seen { first: start, used: at(500) }),
+                (&images[1], Seen { first: start, used: at(100) }),
+                (&images[2], Seen { first: at(990), used: at(990) }),
+            ]
+        };
         let ids = |plan: Vec<&v1::Image>| plan.iter().map(|image| image.id.clone()).collect::<Vec<_>>();
         let minute = Duration::from_secs(60);
         assert_eq!(ids(plan(candidates(), 5, minute, Duration::ZERO, now)), ["older"]);

@@ -65,7 +65,12 @@ pub fn parse(raw: &[u8]) -> Option<Line<'_>> {
 ///
 /// # Errors
 /// The file cannot be read.
-pub async fn stream(path: &Path, options: &Options, sender: mpsc::Sender<Bytes>, mut running: impl FnMut() -> bool) -> std::io::Result<()> {
+pub async fn stream(
+    path: &Path,
+    options: &Options,
+    sender: mpsc::Sender<Bytes>,
+    mut running: impl FnMut() -> bool,
+) -> std::io::Result<()> {
     let mut file = tokio::fs::File::open(path).await?;
     if let Some(tail) = options.tail {
         let path = path.to_owned();

@@ -13,7 +13,8 @@ use crate::runtime::observed::State;
 /// Looks at all running containers' logs every `containerLogMonitorInterval`.
 pub async fn run(kubelet: Shared) {
     let config = &kubelet.config.kubelet;
-    let Some(max_size) = quantity::parse_value(&config.container_log_max_size).and_then(|size| u64::try_from(size).ok()).filter(|size| *size > 0)
+    let Some(max_size) =
+        quantity::parse_value(&config.container_log_max_size).and_then(|size| u64::try_from(size).ok()).filter(|size| *size > 0)
     else {
         return;
     };
@@ -22,7 +23,13 @@ pub async fn run(kubelet: Shared) {
     loop {
         ticks.tick().await;
         for handle in kubelet.workers.list() {
-            for record in handle.view().runtime.containers.iter().filter(|record| record.state == State::Running && !record.log_path.is_empty()) {
+            for record in handle
+                .view()
+                .runtime
+                .containers
+                .iter()
+                .filter(|record| record.state == State::Running && !record.log_path.is_empty())
+            {
                 let path = PathBuf::from(&record.log_path);
                 if std::fs::metadata(&path).is_ok_and(|meta| meta.len() >= max_size)
                     && let Err(error) = rotate(&kubelet, &record.id, &path, max_files).await
@@ -79,11 +86,19 @@ mod tests {
     fn old_logs_are_compressed_and_the_oldest_go() {
         let temp = tempfile::tempdir().unwrap();
         let log = temp.path().join("0.log");
-        for name in ["0.log", "0.log.20260101-000001.gz", "0.log.20260101-000002", "0.log.20260101-000003", "0.log.20260101-000004", "1.log"] {
+        for name in [
+            "0.log",
+            "0.log.20260101-000001.gz",
+            "0.log.20260101-000002",
+            "0.log.20260101-000003",
+            "0.log.20260101-000004",
+            "1.log",
+        ] {
             std::fs::write(temp.path().join(name), "x").unwrap();
         }
         tidy(&log, &temp.path().join("0.log.20260101-000004"), 4).unwrap();
-        let mut names: Vec<_> = std::fs::read_dir(temp.path()).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+        let mut names: Vec<_> =
+            std::fs::read_dir(temp.path()).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
         names.sort();
         assert_eq!(names, ["0.log", "0.log.20260101-000002.gz", "0.log.20260101-000003.gz", "0.log.20260101-000004", "1.log"]);
     }

@@ -40,7 +40,11 @@ fn line(path: &str) -> String {
 pub fn machine(root_dir: &Path, cgroup_limit: u64) -> Machine {
     let meminfo = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
     let kib = |key: &str| -> i64 {
-        meminfo.lines().find_map(|line| line.strip_prefix(key)?.trim().strip_suffix("kB")?.trim().parse::<i64>().ok()).unwrap_or(0) * 1024
+        meminfo
+            .lines()
+            .find_map(|line| line.strip_prefix(key)?.trim().strip_suffix("kB")?.trim().parse::<i64>().ok())
+            .unwrap_or(0)
+            * 1024
     };
     let mut memory = kib("MemTotal:");
     // A node in a box (a lab node, a container) has what its cgroup gives it.
@@ -61,7 +65,9 @@ pub fn machine(root_dir: &Path, cgroup_limit: u64) -> Machine {
         storage: file_system(root_dir).map_or(0, |(total, ..)| total),
         huge_pages: huge_pages(),
         machine_id: line("/etc/machine-id"),
-        system_uuid: Some(line("/sys/class/dmi/id/product_uuid")).filter(|text| !text.is_empty()).unwrap_or_else(|| line("/etc/machine-id")),
+        system_uuid: Some(line("/sys/class/dmi/id/product_uuid"))
+            .filter(|text| !text.is_empty())
+            .unwrap_or_else(|| line("/etc/machine-id")),
         boot_id: line("/proc/sys/kernel/random/boot_id"),
         kernel: line("/proc/sys/kernel/osrelease"),
         os_image,
@@ -78,15 +84,27 @@ pub fn file_system(path: &Path) -> Option<(i64, i64, i64, i64)> {
     let stat = nix::sys::statvfs::statvfs(&at).ok()?;
     let block = i64::try_from(stat.fragment_size()).ok()?;
     let blocks = |count: u64| i64::try_from(count).unwrap_or(0) * block;
-    Some((blocks(stat.blocks()), blocks(stat.blocks_available()), i64::try_from(stat.files()).unwrap_or(0), i64::try_from(stat.files_free()).unwrap_or(0)))
+    Some((
+        blocks(stat.blocks()),
+        blocks(stat.blocks_available()),
+        i64::try_from(stat.files()).unwrap_or(0),
+        i64::try_from(stat.files_free()).unwrap_or(0),
+    ))
 }
 
 fn huge_pages() -> Vec<(String, i64)> {
     let mut out = Vec::new();
     for entry in std::fs::read_dir("/sys/kernel/mm/hugepages").into_iter().flatten().flatten() {
         let name = entry.file_name().to_string_lossy().into_owned();
-        let Some(kib) = name.strip_prefix("hugepages-").and_then(|rest| rest.strip_suffix("kB")).and_then(|n| n.parse::<i64>().ok()) else { continue };
-        let count: i64 = std::fs::read_to_string(entry.path().join("nr_hugepages")).ok().and_then(|text| text.trim().parse().ok()).unwrap_or(0);
+        let Some(kib) =
+            name.strip_prefix("hugepages-").and_then(|rest| rest.strip_suffix("kB")).and_then(|n| n.parse::<i64>().ok())
+        else {
+            continue;
+        };
+        let count: i64 = std::fs::read_to_string(entry.path().join("nr_hugepages"))
+            .ok()
+            .and_then(|text| text.trim().parse().ok())
+            .unwrap_or(0);
         out.push((quantity::from_bytes(kib * 1024).0, count * kib * 1024));
     }
     out.sort();
@@ -155,7 +173,10 @@ pub fn resources(config: &Config, machine: &Machine) -> (BTreeMap<String, i64>, 
     for (name, amount) in &mut allocatable {
         *amount -= reserved(name);
         match name.as_str() {
-            "memory" => *amount -= evicted("memory.available", machine.memory) + machine.huge_pages.iter().map(|(_, bytes)| bytes).sum::<i64>(),
+            "memory" => {
+                *amount -=
+                    evicted("memory.available", machine.memory) + machine.huge_pages.iter().map(|(_, bytes)| bytes).sum::<i64>()
+            }
             "ephemeral-storage" => *amount -= evicted("nodefs.available", machine.storage),
             _ => {}
         }
@@ -170,18 +191,31 @@ mod tests {
 
     #[test]
     fn allocatable_is_what_is_left_after_reservations() {
-        let args = ["--hostname-override=n", "--kube-reserved=cpu=200m,memory=256Mi", "--eviction-hard=memory.available<100Mi,nodefs.available<10%"];
+        let args = [
+            "--hostname-override=n",
+            "--kube-reserved=cpu=200m,memory=256Mi",
+            "--eviction-hard=memory.available<100Mi,nodefs.available<10%",
+        ];
         let flags = crate::flags::Flags::parse(args.map(str::to_owned)).unwrap();
         let config = Config::load(&flags).unwrap();
         let machine = Machine { cpus: 2, memory: 1 << 30, storage: 1000, ..Default::default() };
         let (capacity, allocatable) = resources(&config, &machine);
         assert_eq!((capacity["cpu"], capacity["memory"], capacity["pods"]), (2000, 1 << 30, 110));
-        assert_eq!((allocatable["cpu"], allocatable["memory"], allocatable["ephemeral-storage"]), (1800, (1 << 30) - (356 << 20), 900));
+        assert_eq!(
+            (allocatable["cpu"], allocatable["memory"], allocatable["ephemeral-storage"]),
+            (1800, (1 << 30) - (356 << 20), 900)
+        );
     }
 
     #[test]
     fn this_machine_is_read() {
         let machine = machine(Path::new("/"), 0);
-        assert!(machine.cpus > 0 && machine.memory > 0 && machine.storage > 0 && !machine.boot_id.is_empty() && !machine.kernel.is_empty());
+        assert!(
+            machine.cpus > 0
+                && machine.memory > 0
+                && machine.storage > 0
+                && !machine.boot_id.is_empty()
+                && !machine.kernel.is_empty()
+        );
     }
 }

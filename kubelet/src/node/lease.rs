@@ -36,7 +36,13 @@ pub async fn run(kubelet: Shared) {
     }
 }
 
-async fn renew(leases: &Api<Lease>, api: &kube::Client, name: &str, seconds: i32, held: Option<Lease>) -> Result<Lease, kube::Error> {
+async fn renew(
+    leases: &Api<Lease>,
+    api: &kube::Client,
+    name: &str,
+    seconds: i32,
+    held: Option<Lease>,
+) -> Result<Lease, kube::Error> {
     let spec = LeaseSpec {
         holder_identity: Some(name.to_owned()),
         lease_duration_seconds: Some(seconds),

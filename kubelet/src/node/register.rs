@@ -92,7 +92,11 @@ pub async fn run(kubelet: Shared, fixed: Fixed, turned: Arc<Notify>) {
 }
 
 fn ready(status: Option<&NodeStatus>) -> bool {
-    status.and_then(|status| status.conditions.as_ref()).into_iter().flatten().any(|condition| condition.type_ == "Ready" && condition.status == "True")
+    status
+        .and_then(|status| status.conditions.as_ref())
+        .into_iter()
+        .flatten()
+        .any(|condition| condition.type_ == "Ready" && condition.status == "True")
 }
 
 fn note(kubelet: &Shared, node: &Node) {
@@ -107,7 +111,8 @@ async fn register(kubelet: &Shared, nodes: &Api<Node>, fixed: &Fixed) -> Node {
         let mut node = Node::default();
         node.metadata.name = Some(kubelet.config.node_name.clone());
         node.metadata.labels = Some(labels(kubelet));
-        node.metadata.annotations = Some(BTreeMap::from([("volumes.kubernetes.io/controller-managed-attach-detach".to_owned(), "true".to_owned())]));
+        node.metadata.annotations =
+            Some(BTreeMap::from([("volumes.kubernetes.io/controller-managed-attach-detach".to_owned(), "true".to_owned())]));
         let mut taints: Vec<Taint> = config.register_with_taints.clone();
         if kubelet.config.external_cloud_provider {
             taints.push(Taint {
@@ -123,7 +128,11 @@ async fn register(kubelet: &Shared, nodes: &Api<Node>, fixed: &Fixed) -> Node {
             ..Default::default()
         });
         node.status = Some(make(kubelet, fixed, &[]).await);
-        let result = if config.register_node { nodes.create(&PostParams::default(), &node).await } else { nodes.get(&kubelet.config.node_name).await };
+        let result = if config.register_node {
+            nodes.create(&PostParams::default(), &node).await
+        } else {
+            nodes.get(&kubelet.config.node_name).await
+        };
         match result {
             Ok(made) => {
                 tracing::info!(node = kubelet.config.node_name, "Successfully registered node");
@@ -139,7 +148,9 @@ async fn register(kubelet: &Shared, nodes: &Api<Node>, fixed: &Fixed) -> Node {
                 }
                 Err(error) => tracing::warn!(err = message(&error), "Unable to take over the node object"),
             },
-            Err(error) => tracing::warn!(err = message(&error), node = kubelet.config.node_name, "Unable to register node with API server"),
+            Err(error) => {
+                tracing::warn!(err = message(&error), node = kubelet.config.node_name, "Unable to register node with API server")
+            }
         }
         tokio::time::sleep(wait).await;
         // Upstream goes up to 7 s; on a new control plane that would be most of the wait for the node.
@@ -166,7 +177,9 @@ async fn adopt(kubelet: &Shared, nodes: &Api<Node>) -> Result<Node, kube::Error>
 /// The status as it is now.
 async fn make(kubelet: &Shared, fixed: &Fixed, previous: &[k8s_openapi::api::core::v1::NodeCondition]) -> NodeStatus {
     let (images, version, runtime) = tokio::join!(kubelet.cri.list_images(), kubelet.cri.version(), kubelet.cri.status(false));
-    let version = version.map(|version| format!("{}://{}", version.runtime_name, version.runtime_version.trim_start_matches('v'))).unwrap_or_default();
+    let version = version
+        .map(|version| format!("{}://{}", version.runtime_name, version.runtime_version.trim_start_matches('v')))
+        .unwrap_or_default();
     let mut not_ready: Vec<String> = Vec::new();
     not_ready.extend(kubelet.node.runtime_error.read().iter().map(|why| format!("container runtime not ready: {why}")));
     not_ready.extend(kubelet.node.network_error.read().iter().map(|why| format!("container runtime network not ready: {why}")));

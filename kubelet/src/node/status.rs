@@ -5,8 +5,8 @@ use std::net::IpAddr;
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{
-    ContainerImage, DaemonEndpoint, NodeAddress, NodeCondition, NodeDaemonEndpoints, NodeRuntimeHandler, NodeRuntimeHandlerFeatures, NodeStatus,
-    NodeSwapStatus, NodeSystemInfo,
+    ContainerImage, DaemonEndpoint, NodeAddress, NodeCondition, NodeDaemonEndpoints, NodeRuntimeHandler,
+    NodeRuntimeHandlerFeatures, NodeStatus, NodeSwapStatus, NodeSystemInfo,
 };
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
@@ -106,9 +106,24 @@ fn show(name: &str, amount: i64) -> Quantity {
 fn conditions(observed: &Observed<'_>) -> Vec<NodeCondition> {
     let pressure = |kind: &str| observed.pressure.contains(&kind);
     let rows = [
-        ("MemoryPressure", pressure("MemoryPressure"), ["KubeletHasInsufficientMemory", "kubelet has insufficient memory available"], ["KubeletHasSufficientMemory", "kubelet has sufficient memory available"]),
-        ("DiskPressure", pressure("DiskPressure"), ["KubeletHasDiskPressure", "kubelet has disk pressure"], ["KubeletHasNoDiskPressure", "kubelet has no disk pressure"]),
-        ("PIDPressure", pressure("PIDPressure"), ["KubeletHasInsufficientPID", "kubelet has insufficient PID available"], ["KubeletHasSufficientPID", "kubelet has sufficient PID available"]),
+        (
+            "MemoryPressure",
+            pressure("MemoryPressure"),
+            ["KubeletHasInsufficientMemory", "kubelet has insufficient memory available"],
+            ["KubeletHasSufficientMemory", "kubelet has sufficient memory available"],
+        ),
+        (
+            "DiskPressure",
+            pressure("DiskPressure"),
+            ["KubeletHasDiskPressure", "kubelet has disk pressure"],
+            ["KubeletHasNoDiskPressure", "kubelet has no disk pressure"],
+        ),
+        (
+            "PIDPressure",
+            pressure("PIDPressure"),
+            ["KubeletHasInsufficientPID", "kubelet has insufficient PID available"],
+            ["KubeletHasSufficientPID", "kubelet has sufficient PID available"],
+        ),
     ];
     let mut out: Vec<NodeCondition> = rows
         .into_iter()
@@ -160,7 +175,9 @@ fn images(images: &[v1::Image], max: i32) -> Vec<ContainerImage> {
 
 /// The strategic merge patch from the server's status to ours; `None` where only heartbeats differ and `force` is off.
 pub fn patch(old: &NodeStatus, new: &NodeStatus, force: bool) -> Option<Value> {
-    let (Ok(Value::Object(old)), Ok(Value::Object(new))) = (serde_json::to_value(old), serde_json::to_value(new)) else { return None };
+    let (Ok(Value::Object(old)), Ok(Value::Object(new))) = (serde_json::to_value(old), serde_json::to_value(new)) else {
+        return None;
+    };
     let mut out = Map::new();
     for (key, value) in &new {
         if key != "conditions" && key != "capacity" && key != "allocatable" && old.get(key) != Some(value) {
@@ -207,7 +224,10 @@ mod tests {
 
     fn status(not_ready: &[String], second: i64, previous: &[NodeCondition]) -> NodeStatus {
         let machine = Machine { cpus: 2, ..Default::default() };
-        let resources = (BTreeMap::from([("cpu".to_owned(), 2000), ("memory".to_owned(), 2048 * 1024)]), BTreeMap::from([("cpu".to_owned(), 1500)]));
+        let resources = (
+            BTreeMap::from([("cpu".to_owned(), 2000), ("memory".to_owned(), 2048 * 1024)]),
+            BTreeMap::from([("cpu".to_owned(), 1500)]),
+        );
         make(&Observed {
             machine: &machine,
             hostname: "n",
@@ -228,7 +248,9 @@ mod tests {
     #[test]
     fn a_node_becomes_ready_and_tells_it_once() {
         let before = status(&["container runtime network not ready".into()], 10, &[]);
-        let ready = |status: &NodeStatus| status.conditions.iter().flatten().find(|condition| condition.type_ == "Ready").cloned().unwrap();
+        let ready = |status: &NodeStatus| {
+            status.conditions.iter().flatten().find(|condition| condition.type_ == "Ready").cloned().unwrap()
+        };
         assert_eq!((ready(&before).status.as_str(), ready(&before).reason.as_deref()), ("False", Some("KubeletNotReady")));
         let after = status(&[], 20, before.conditions.as_deref().unwrap());
         assert_eq!(ready(&after).status, "True");

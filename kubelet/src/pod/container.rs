@@ -56,7 +56,9 @@ pub fn find(pod: &Pod, name: &str) -> Option<Container> {
 ///
 /// Upstream: pkg/kubelet/container/helpers.go HashContainer: FNV-1a over Go's print of the JSON's bytes.
 pub fn hash(container: &Container) -> u64 {
-    let quote = |text: &str| serde_json::to_string(text).unwrap_or_default().replace('<', "\\u003c").replace('>', "\\u003e").replace('&', "\\u0026");
+    let quote = |text: &str| {
+        serde_json::to_string(text).unwrap_or_default().replace('<', "\\u003c").replace('>', "\\u003e").replace('&', "\\u0026")
+    };
     let json = format!("{{\"image\":{},\"name\":{}}}", quote(container.image.as_deref().unwrap_or("")), quote(&container.name));
     let bytes: Vec<String> = json.bytes().map(|byte| byte.to_string()).collect();
     u64::from(fnv1a_32(format!("([]uint8)[{}]", bytes.join(" ")).as_bytes()))
@@ -75,7 +77,8 @@ mod tests {
 
     #[test]
     fn the_hash_is_upstreams_and_sees_name_and_image_only() {
-        let container = |image: &str| Container { name: "test_container".into(), image: Some(image.into()), ..Default::default() };
+        let container =
+            |image: &str| Container { name: "test_container".into(), image: Some(image.into()), ..Default::default() };
         let mut other = container("foo/image:v1");
         other.command = Some(vec!["y".into()]);
         assert_eq!(hash(&container("foo/image:v1")), 0x8e45_cbd0, "the value of upstream's own test");

@@ -54,7 +54,9 @@ fn container(container: &mut Container, host_network: bool) {
             port.host_port.get_or_insert(port.container_port);
         }
     }
-    for slot in [&mut container.liveness_probe, &mut container.readiness_probe, &mut container.startup_probe].into_iter().flatten() {
+    for slot in
+        [&mut container.liveness_probe, &mut container.readiness_probe, &mut container.startup_probe].into_iter().flatten()
+    {
         probe(slot);
     }
     // A limit without request requests the same.
@@ -105,9 +107,13 @@ mod tests {
 
     #[test]
     fn pull_policies_follow_the_tag() {
-        for (image, policy) in
-            [("a", "Always"), ("a:latest", "Always"), ("a:1", "IfNotPresent"), ("r:5000/a", "Always"), ("a@sha256:00", "IfNotPresent")]
-        {
+        for (image, policy) in [
+            ("a", "Always"),
+            ("a:latest", "Always"),
+            ("a:1", "IfNotPresent"),
+            ("r:5000/a", "Always"),
+            ("a@sha256:00", "IfNotPresent"),
+        ] {
             assert_eq!(pull_policy(image), policy, "{image}");
         }
     }

@@ -87,10 +87,26 @@ mod tests {
 
     #[test]
     fn quantities_become_numbers() {
-        for (text, milli) in [("1", Some(1000)), ("100m", Some(100)), ("1.5", Some(1500)), ("0.0001", Some(1)), ("-1", Some(-1000)), ("x", None), ("", None), ("1x", None)] {
+        for (text, milli) in [
+            ("1", Some(1000)),
+            ("100m", Some(100)),
+            ("1.5", Some(1500)),
+            ("0.0001", Some(1)),
+            ("-1", Some(-1000)),
+            ("x", None),
+            ("", None),
+            ("1x", None),
+        ] {
             assert_eq!(parse_milli(text), milli, "{text}");
         }
-        for (text, value) in [("64Mi", Some(67_108_864)), ("1G", Some(1_000_000_000)), ("1e3", Some(1000)), ("1.5Gi", Some(1_610_612_736)), ("100m", Some(1)), ("99999999999E", None)] {
+        for (text, value) in [
+            ("64Mi", Some(67_108_864)),
+            ("1G", Some(1_000_000_000)),
+            ("1e3", Some(1000)),
+            ("1.5Gi", Some(1_610_612_736)),
+            ("100m", Some(1)),
+            ("99999999999E", None),
+        ] {
             let got = parse_value(text);
             if value.is_some() {
                 assert_eq!(got, value, "{text}");

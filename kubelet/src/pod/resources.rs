@@ -101,7 +101,11 @@ mod tests {
         for (inits, overhead, expected) in [
             (json!([]), None, Some(300)),
             (json!([{"name": "i", "resources": cpu("1")}]), None, Some(1000)),
-            (json!([{"name": "s", "restartPolicy": "Always", "resources": cpu("100m")}, {"name": "i", "resources": cpu("1")}]), None, Some(1100)),
+            (
+                json!([{"name": "s", "restartPolicy": "Always", "resources": cpu("100m")}, {"name": "i", "resources": cpu("1")}]),
+                None,
+                Some(1100),
+            ),
             (json!([{"name": "s", "restartPolicy": "Always", "resources": cpu("100m")}]), Some("50m"), Some(450)),
         ] {
             let pod: Pod = serde_json::from_value(json!({"spec": {

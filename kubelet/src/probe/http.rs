@@ -65,18 +65,26 @@ async fn follow(target: &Target) -> Result<(u16, String), String> {
 
 async fn once(target: &Target, path: &str) -> Result<(u16, Option<String>, String), String> {
     let address = authority(&target.host, target.port);
-    let stream = tokio::net::TcpStream::connect(&address).await.map_err(|error| format!("dial tcp {address}: connect: {}", words(&error)))?;
+    let stream = tokio::net::TcpStream::connect(&address)
+        .await
+        .map_err(|error| format!("dial tcp {address}: connect: {}", words(&error)))?;
     if target.https {
         let name = ServerName::try_from(target.host.clone()).map_err(|error| error.to_string())?;
-        let stream = tokio_rustls::TlsConnector::from(CLIENT.clone()).connect(name, stream).await.map_err(|error| error.to_string())?;
+        let stream =
+            tokio_rustls::TlsConnector::from(CLIENT.clone()).connect(name, stream).await.map_err(|error| error.to_string())?;
         send(target, path, stream).await
     } else {
         send(target, path, stream).await
     }
 }
 
-async fn send(target: &Target, path: &str, stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static) -> Result<(u16, Option<String>, String), String> {
-    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(|error| error.to_string())?;
+async fn send(
+    target: &Target,
+    path: &str,
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+) -> Result<(u16, Option<String>, String), String> {
+    let (mut sender, connection) =
+        hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(|error| error.to_string())?;
     let path = if path.starts_with('/') { path.to_owned() } else { format!("/{path}") };
     let mut request = http::Request::get(path);
     let has = |name: &str| target.headers.iter().any(|(key, _)| key.eq_ignore_ascii_case(name));
@@ -154,11 +162,21 @@ impl ServerCertVerifier for Anything {
         Ok(ServerCertVerified::assertion())
     }
 
-    fn verify_tls12_signature(&self, _: &[u8], _: &CertificateDer<'_>, _: &DigitallySignedStruct) -> Result<HandshakeSignatureValid, rustls::Error> {
+    fn verify_tls12_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
         Ok(HandshakeSignatureValid::assertion())
     }
 
-    fn verify_tls13_signature(&self, _: &[u8], _: &CertificateDer<'_>, _: &DigitallySignedStruct) -> Result<HandshakeSignatureValid, rustls::Error> {
+    fn verify_tls13_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
         Ok(HandshakeSignatureValid::assertion())
     }
 
@@ -187,7 +205,14 @@ mod tests {
     }
 
     fn target(port: u16) -> Target {
-        Target { https: false, host: "127.0.0.1".into(), port, path: "/x?y".into(), headers: vec![("Host".into(), "h".into())], user_agent: "kube-probe/1.36" }
+        Target {
+            https: false,
+            host: "127.0.0.1".into(),
+            port,
+            path: "/x?y".into(),
+            headers: vec![("Host".into(), "h".into())],
+            user_agent: "kube-probe/1.36",
+        }
     }
 
     #[tokio::test]

@@ -53,7 +53,9 @@ mod tests {
     fn verdicts_need_enough_in_a_row() {
         let mut counter = Counter::new(2, 3);
         let (ok, bad) = (Outcome::Success, Outcome::Failure(String::new()));
-        let got: Vec<_> = [&bad, &bad, &ok, &bad, &Outcome::Error(String::new()), &bad, &bad, &bad, &ok, &ok].map(|outcome| counter.count(outcome)).into();
+        let got: Vec<_> = [&bad, &bad, &ok, &bad, &Outcome::Error(String::new()), &bad, &bad, &bad, &ok, &ok]
+            .map(|outcome| counter.count(outcome))
+            .into();
         use Health::{Failure, Success};
         assert_eq!(got, [None, None, None, None, None, None, Some(Failure), Some(Failure), None, Some(Success)]);
     }

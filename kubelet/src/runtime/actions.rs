@@ -137,7 +137,8 @@ fn with_new_sandbox(pod: &Pod, runtime: &PodRuntime, attempt: u32) -> Actions {
     }
     let mut start: Vec<Slot> = Vec::new();
     for (index, container) in spec(pod).containers.iter().enumerate() {
-        let succeeded = runtime.latest(&container.name).is_some_and(|record| record.state == State::Exited && record.exit_code == 0);
+        let succeeded =
+            runtime.latest(&container.name).is_some_and(|record| record.state == State::Exited && record.exit_code == 0);
         if !(policy_of(pod, container) == "OnFailure" && succeeded) {
             start.push(Slot::Main(index));
         }
@@ -152,7 +153,8 @@ fn with_new_sandbox(pod: &Pod, runtime: &PodRuntime, attempt: u32) -> Actions {
 
 fn any_restart_rule(pod: &Pod, runtime: &PodRuntime) -> bool {
     spec(pod).containers.iter().any(|container| {
-        container.restart_policy.is_some() && runtime.latest(&container.name).is_none_or(|record| should_restart(pod, container, record))
+        container.restart_policy.is_some()
+            && runtime.latest(&container.name).is_none_or(|record| should_restart(pod, container, record))
     })
 }
 
@@ -194,7 +196,7 @@ fn judge(pod: &Pod, container: &Container, record: Option<&ContainerRecord>, ver
     if record.state != State::Running {
         return match (should_restart(pod, container, record), record.state) {
             (true, State::Unknown) => {
-                let message = format!("Container is in \"Unknown\" state, try killing it before restart");
+                let message = "Container is in \"Unknown\" state, try killing it before restart".to_owned();
                 Verdict::Kill(kill(record, message, Why::Unknown), true)
             }
             (true, _) => Verdict::Start,

@@ -28,7 +28,8 @@ const TERMINATION_GRACE: &str = "io.kubernetes.pod.terminationGracePeriod";
 
 /// Labels of a pod's sandbox: the pod's own and the three that identify it.
 pub fn sandbox_labels(pod: &Pod) -> HashMap<String, String> {
-    let mut labels: HashMap<_, _> = pod.metadata.labels.iter().flatten().map(|(key, value)| (key.clone(), value.clone())).collect();
+    let mut labels: HashMap<_, _> =
+        pod.metadata.labels.iter().flatten().map(|(key, value)| (key.clone(), value.clone())).collect();
     labels.extend(identity(pod));
     labels
 }
@@ -41,7 +42,8 @@ pub fn container_labels(pod: &Pod, container: &Container) -> HashMap<String, Str
 }
 
 fn identity(pod: &Pod) -> [(String, String); 3] {
-    [(POD_NAME, pod::name(pod)), (POD_NAMESPACE, pod::namespace(pod)), (POD_UID, pod::uid(pod))].map(|(key, value)| (key.into(), value.into()))
+    [(POD_NAME, pod::name(pod)), (POD_NAMESPACE, pod::namespace(pod)), (POD_UID, pod::uid(pod))]
+        .map(|(key, value)| (key.into(), value.into()))
 }
 
 /// Annotations of a container: what a later kubelet must know when the pod's definition is gone.

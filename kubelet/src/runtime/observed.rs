@@ -160,7 +160,8 @@ pub async fn observe(cri: &Cri, uid: &str) -> cri::Result<PodRuntime> {
 
 /// A sandbox from its CRI status.
 pub fn sandbox(status: v1::PodSandboxStatus) -> Sandbox {
-    let options = status.linux.as_ref().and_then(|linux| linux.namespaces.as_ref()).and_then(|namespaces| namespaces.options.as_ref());
+    let options =
+        status.linux.as_ref().and_then(|linux| linux.namespaces.as_ref()).and_then(|namespaces| namespaces.options.as_ref());
     let mut ips = Vec::new();
     if let Some(network) = &status.network {
         let all = std::iter::once(&network.ip).chain(network.additional_ips.iter().map(|ip| &ip.ip));
@@ -200,12 +201,19 @@ pub fn container(sandbox_id: &str, status: v1::ContainerStatus) -> ContainerReco
         exit_code: status.exit_code,
         reason: status.reason,
         message: status.message,
-        image: status.image.map(|image| if image.user_specified_image.is_empty() { image.image } else { image.user_specified_image }).unwrap_or_default(),
+        image: status
+            .image
+            .map(|image| if image.user_specified_image.is_empty() { image.image } else { image.user_specified_image })
+            .unwrap_or_default(),
         image_ref: status.image_ref,
         log_path: status.log_path,
         message_host_path,
         resources: status.resources.and_then(|resources| resources.linux),
         user: status.user.and_then(|user| user.linux),
-        mounts: status.mounts.iter().map(|mount| (mount.container_path.clone(), mount.readonly, mount.recursive_read_only)).collect(),
+        mounts: status
+            .mounts
+            .iter()
+            .map(|mount| (mount.container_path.clone(), mount.readonly, mount.recursive_read_only))
+            .collect(),
     }
 }

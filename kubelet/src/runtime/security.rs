@@ -2,7 +2,9 @@
 //!
 //! Upstream: pkg/kubelet/kuberuntime/security_context.go, pkg/securitycontext
 
-use k8s_openapi::api::core::v1::{AppArmorProfile, Container, Pod, PodSecurityContext, SELinuxOptions, SeccompProfile, SecurityContext};
+use k8s_openapi::api::core::v1::{
+    AppArmorProfile, Container, Pod, PodSecurityContext, SELinuxOptions, SeccompProfile, SecurityContext,
+};
 
 use crate::cri::v1::{self, NamespaceMode};
 use crate::pod::{self, init_containers, spec};
@@ -152,7 +154,13 @@ fn apparmor(wanted: Option<&AppArmorProfile>) -> Option<v1::SecurityProfile> {
 }
 
 /// Security context of a container. `target` as in [`namespaces`].
-pub fn container(pod: &Pod, container: &Container, user: &ImageUser, policy: &Policy, target: Option<&str>) -> v1::LinuxContainerSecurityContext {
+pub fn container(
+    pod: &Pod,
+    container: &Container,
+    user: &ImageUser,
+    policy: &Policy,
+    target: Option<&str>,
+) -> v1::LinuxContainerSecurityContext {
     let (of_pod, own) = (pod_context(pod), context(container));
     let privileged = is_privileged(container);
     let run_as_user = own.run_as_user.or(of_pod.run_as_user);
@@ -211,9 +219,9 @@ pub fn verify_non_root(pod: &Pod, container: &Container, user: &ImageUser) -> Re
         (Some(_), ..) => Ok(()),
         (None, Some(0), _) | (None, None, "") => Err(format!("container has runAsNonRoot and image will run as root {who}")),
         (None, Some(_), _) => Ok(()),
-        (None, None, name) => {
-            Err(format!("container has runAsNonRoot and image has non-numeric user ({name}), cannot verify user is non-root {who}"))
-        }
+        (None, None, name) => Err(format!(
+            "container has runAsNonRoot and image has non-numeric user ({name}), cannot verify user is non-root {who}"
+        )),
     }
 }
 
@@ -224,8 +232,10 @@ mod tests {
     use super::*;
 
     fn pod(of_pod: Value, own: Value) -> Pod {
-        serde_json::from_value(json!({"metadata": {"name": "p", "namespace": "n", "uid": "u"}, "spec": {"securityContext": of_pod,
-            "containers": [{"name": "c", "securityContext": own}]}}))
+        serde_json::from_value(
+            json!({"metadata": {"name": "p", "namespace": "n", "uid": "u"}, "spec": {"securityContext": of_pod,
+            "containers": [{"name": "c", "securityContext": own}]}}),
+        )
         .unwrap()
     }
 
@@ -236,15 +246,27 @@ mod tests {
 
     #[test]
     fn the_containers_own_context_wins() {
-        let got = make(json!({"runAsUser": 1, "fsGroup": 5, "supplementalGroups": [6]}), json!({"runAsUser": 2, "readOnlyRootFilesystem": true}), ImageUser::default());
+        let got = make(
+            json!({"runAsUser": 1, "fsGroup": 5, "supplementalGroups": [6]}),
+            json!({"runAsUser": 2, "readOnlyRootFilesystem": true}),
+            ImageUser::default(),
+        );
         assert_eq!(got.run_as_user.unwrap().value, 2);
         assert_eq!(got.supplemental_groups, [5, 6]);
         assert!(got.readonly_rootfs && !got.masked_paths.is_empty());
-        let got = make(json!({}), json!({"privileged": true, "seccompProfile": {"type": "RuntimeDefault"}}), ImageUser { uid: None, name: "www".into() });
+        let got = make(
+            json!({}),
+            json!({"privileged": true, "seccompProfile": {"type": "RuntimeDefault"}}),
+            ImageUser { uid: None, name: "www".into() },
+        );
         assert!(got.privileged && got.masked_paths.is_empty() && got.run_as_user.is_none());
         assert_eq!(got.run_as_username, "www");
         assert_eq!(got.seccomp.unwrap().profile_type, v1::security_profile::ProfileType::Unconfined as i32);
-        let got = make(json!({"seccompProfile": {"type": "Localhost", "localhostProfile": "a.json"}}), json!({"allowPrivilegeEscalation": false}), ImageUser::default());
+        let got = make(
+            json!({"seccompProfile": {"type": "Localhost", "localhostProfile": "a.json"}}),
+            json!({"allowPrivilegeEscalation": false}),
+            ImageUser::default(),
+        );
         assert_eq!(got.seccomp.unwrap().localhost_ref, "/s/a.json");
         assert!(got.no_new_privs);
     }

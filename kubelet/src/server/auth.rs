@@ -30,6 +30,11 @@ pub struct User {
 
 type Denial = (StatusCode, String);
 
+/// Who a token's digest stands for, and until when that is believed.
+type Users = HashMap<[u8; 32], (Instant, Option<User>)>;
+/// Whether a user may use a verb on a subresource, and until when that is believed.
+type Decisions = HashMap<(User, &'static str, String), (Instant, bool)>;
+
 /// The gate before the routes.
 pub struct Gate {
     anonymous: bool,
@@ -38,8 +43,8 @@ pub struct Gate {
     token_ttl: Duration,
     allowed_ttl: Duration,
     denied_ttl: Duration,
-    users: Mutex<HashMap<[u8; 32], (Instant, Option<User>)>>,
-    decisions: Mutex<HashMap<(User, &'static str, String), (Instant, bool)>>,
+    users: Mutex<Users>,
+    decisions: Mutex<Decisions>,
 }
 
 impl Gate {
@@ -93,9 +98,11 @@ impl Gate {
         match header.and_then(|header| header.strip_prefix("Bearer ")).map(str::trim) {
             Some(token) if self.tokens => self.review(kubelet, token).await,
             Some(_) => Ok(None),
-            None if self.anonymous => {
-                Ok(Some(User { name: "system:anonymous".into(), uid: String::new(), groups: vec!["system:unauthenticated".into()] }))
-            }
+            None if self.anonymous => Ok(Some(User {
+                name: "system:anonymous".into(),
+                uid: String::new(),
+                groups: vec!["system:unauthenticated".into()],
+            })),
             None => Ok(None),
         }
     }
@@ -182,6 +189,10 @@ fn of_certificate(der: &[u8]) -> Option<User> {
     use x509_parser::prelude::FromDer;
     let (_, certificate) = x509_parser::certificate::X509Certificate::from_der(der).ok()?;
     let name = certificate.subject().iter_common_name().next()?.as_str().ok()?.to_owned();
-    let groups = certificate.subject().iter_organization().filter_map(|value| value.as_str().ok().map(str::to_owned)).chain(["system:authenticated".to_owned()]);
+    let groups = certificate
+        .subject()
+        .iter_organization()
+        .filter_map(|value| value.as_str().ok().map(str::to_owned))
+        .chain(["system:authenticated".to_owned()]);
     Some(User { name, uid: String::new(), groups: groups.collect() })
 }

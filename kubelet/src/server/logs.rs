@@ -4,8 +4,8 @@ use std::path::{Component, Path, PathBuf};
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures::future::BoxFuture;
 use futures::StreamExt;
+use futures::future::BoxFuture;
 use http::{Response, StatusCode};
 use http_body_util::{BodyExt, StreamBody};
 use hyper::body::Frame;
@@ -37,7 +37,9 @@ type Found = (PathBuf, Options, Option<(String, String)>);
 
 async fn open(call: &Call) -> Result<Found, (StatusCode, String)> {
     let bad = |message: String| (StatusCode::BAD_REQUEST, message);
-    let [namespace, name, container] = &call.rest[..] else { return Err(bad("{\"message\": \"missing podID or container\"}".into())) };
+    let [namespace, name, container] = &call.rest[..] else {
+        return Err(bad("{\"message\": \"missing podID or container\"}".into()));
+    };
     let missing = || (StatusCode::NOT_FOUND, format!("pod {name:?} does not exist\n"));
     let pod = call.kubelet.pods.by_name(namespace, name).ok_or_else(missing)?;
     if pod::container::find(&pod, container).is_none() {
@@ -93,7 +95,9 @@ fn options(call: &Call) -> Result<Options, (StatusCode, String)> {
     let number = |name: &str| -> Result<Option<u64>, (StatusCode, String)> {
         match call.param(name).filter(|text| !text.is_empty()) {
             None => Ok(None),
-            Some(text) => text.parse().map(Some).map_err(|_| (StatusCode::UNPROCESSABLE_ENTITY, format!("invalid {name}: {text:?}\n"))),
+            Some(text) => {
+                text.parse().map(Some).map_err(|_| (StatusCode::UNPROCESSABLE_ENTITY, format!("invalid {name}: {text:?}\n")))
+            }
         }
     };
     let tail = match call.param("tailLines").or(call.param("tail")) {
@@ -103,7 +107,9 @@ fn options(call: &Call) -> Result<Options, (StatusCode, String)> {
     };
     let since = match (number("sinceSeconds")?, call.param("sinceTime").filter(|text| !text.is_empty())) {
         (Some(seconds), _) => Some(Timestamp::now() - Duration::from_secs(seconds)),
-        (None, Some(text)) => Some(text.parse().map_err(|_| (StatusCode::UNPROCESSABLE_ENTITY, format!("invalid sinceTime: {text:?}\n")))?),
+        (None, Some(text)) => {
+            Some(text.parse().map_err(|_| (StatusCode::UNPROCESSABLE_ENTITY, format!("invalid sinceTime: {text:?}\n")))?)
+        }
         (None, None) => None,
     };
     Ok(Options {
@@ -126,7 +132,9 @@ fn stream(kubelet: &Shared, path: PathBuf, options: Options, alive: Option<(Stri
     kubelet.tasks.spawn("log-stream", async move {
         let running = || {
             alive.as_ref().is_some_and(|(uid, id)| {
-                this.workers.get(uid).is_some_and(|handle| handle.view().runtime.containers.iter().any(|record| record.id == *id && record.state == State::Running))
+                this.workers.get(uid).is_some_and(|handle| {
+                    handle.view().runtime.containers.iter().any(|record| record.id == *id && record.state == State::Running)
+                })
             })
         };
         if let Err(error) = read::stream(&path, &options, sender.clone(), running).await {
@@ -164,7 +172,11 @@ pub fn host(call: Call) -> BoxFuture<'static, Response<Body>> {
                 .collect();
             names.sort();
             let lines: String = names.iter().map(|name| format!("<a href=\"{name}\">{name}</a>\n")).collect();
-            return respond(Some(component::serve::text(StatusCode::OK, "text/html; charset=utf-8", format!("<pre>\n{lines}</pre>\n"))));
+            return respond(Some(component::serve::text(
+                StatusCode::OK,
+                "text/html; charset=utf-8",
+                format!("<pre>\n{lines}</pre>\n"),
+            )));
         }
         match tokio::fs::read(&real).await {
             Ok(data) => respond(Some(component::serve::text(StatusCode::OK, "text/plain; charset=utf-8", data))),

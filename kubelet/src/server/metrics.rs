@@ -35,12 +35,22 @@ pub fn own(call: Call) -> BoxFuture<'static, Response<Body>> {
                 *states.entry(state).or_default() += 1;
             }
         }
-        let _ = writeln!(text, "# HELP kubelet_running_pods Number of pods that have a running pod sandbox\n# TYPE kubelet_running_pods gauge\nkubelet_running_pods {running}");
-        let _ = writeln!(text, "# HELP kubelet_running_containers Number of containers currently running\n# TYPE kubelet_running_containers gauge");
+        let _ = writeln!(
+            text,
+            "# HELP kubelet_running_pods Number of pods that have a running pod sandbox\n# TYPE kubelet_running_pods gauge\nkubelet_running_pods {running}"
+        );
+        let _ = writeln!(
+            text,
+            "# HELP kubelet_running_containers Number of containers currently running\n# TYPE kubelet_running_containers gauge"
+        );
         for (state, count) in states {
             let _ = writeln!(text, "kubelet_running_containers{{container_state=\"{state}\"}} {count}");
         }
-        let _ = writeln!(text, "# HELP kubelet_node_name The node's name. The count is always 1.\n# TYPE kubelet_node_name gauge\nkubelet_node_name{{node=\"{}\"}} 1", kubelet.config.node_name);
+        let _ = writeln!(
+            text,
+            "# HELP kubelet_node_name The node's name. The count is always 1.\n# TYPE kubelet_node_name gauge\nkubelet_node_name{{node=\"{}\"}} 1",
+            kubelet.config.node_name
+        );
         answer(text)
     })
 }
@@ -60,7 +70,12 @@ fn resources(kubelet: &Shared) -> String {
         ("node_memory_working_set_bytes", "gauge", "Current working set of the node in bytes", vec![]),
         ("pod_cpu_usage_seconds_total", "counter", "Cumulative cpu time consumed by the pod in core-seconds", vec![]),
         ("pod_memory_working_set_bytes", "gauge", "Current working set of the pod in bytes", vec![]),
-        ("resource_scrape_error", "gauge", "1 if there was an error while getting container metrics, 0 otherwise", vec!["resource_scrape_error 0".into()]),
+        (
+            "resource_scrape_error",
+            "gauge",
+            "1 if there was an error while getting container metrics, 0 otherwise",
+            vec!["resource_scrape_error 0".into()],
+        ),
     ];
     let seconds = |nanos: u64| nanos as f64 / 1e9;
     if let Some(usage) = kubelet.cgroups.node_usage() {
@@ -99,18 +114,24 @@ fn resources(kubelet: &Shared) -> String {
 /// Results of probes.
 pub fn probes(call: Call) -> BoxFuture<'static, Response<Body>> {
     Box::pin(async move {
-        let mut out = String::from("# HELP prober_probe_total Cumulative number of a liveness, readiness or startup probe for a container by result.\n# TYPE prober_probe_total counter\n");
+        let mut out = String::from(
+            "# HELP prober_probe_total Cumulative number of a liveness, readiness or startup probe for a container by result.\n# TYPE prober_probe_total counter\n",
+        );
         for handle in call.kubelet.workers.list() {
             let (pod, view) = (handle.request().pod, handle.view());
             let verdicts = call.kubelet.probes.verdicts(pod::uid(&pod));
-            for (kind, map) in [("Liveness", verdicts.liveness), ("Readiness", verdicts.readiness), ("Startup", verdicts.startup)] {
+            for (kind, map) in [("Liveness", verdicts.liveness), ("Readiness", verdicts.readiness), ("Startup", verdicts.startup)]
+            {
                 for (id, health) in map {
                     let Some(record) = view.runtime.containers.iter().find(|record| record.id == id) else { continue };
                     let result = if health == Health::Success { "successful" } else { "failed" };
                     let _ = writeln!(
                         out,
                         "prober_probe_total{{container=\"{}\",namespace=\"{}\",pod=\"{}\",pod_uid=\"{}\",probe_type=\"{kind}\",result=\"{result}\"}} 1",
-                        record.name(), pod::namespace(&pod), pod::name(&pod), pod::uid(&pod)
+                        record.name(),
+                        pod::namespace(&pod),
+                        pod::name(&pod),
+                        pod::uid(&pod)
                     );
                 }
             }
@@ -131,9 +152,19 @@ pub fn cadvisor(call: Call) -> BoxFuture<'static, Response<Body>> {
                 let Some(usage) = kubelet.cgroups.container_usage(&pod, &record.id) else { continue };
                 let labels = format!(
                     "container=\"{}\",id=\"{}/{}\",image=\"{}\",name=\"{}\",namespace=\"{}\",pod=\"{}\"",
-                    record.name(), kubelet.cgroups.parent_for_runtime(&pod), record.id, record.image, record.id, pod::namespace(&pod), pod::name(&pod)
+                    record.name(),
+                    kubelet.cgroups.parent_for_runtime(&pod),
+                    record.id,
+                    record.image,
+                    record.id,
+                    pod::namespace(&pod),
+                    pod::name(&pod)
                 );
-                let _ = writeln!(cpu, "container_cpu_usage_seconds_total{{cpu=\"total\",{labels}}} {} {now}", usage.cpu_nanos as f64 / 1e9);
+                let _ = writeln!(
+                    cpu,
+                    "container_cpu_usage_seconds_total{{cpu=\"total\",{labels}}} {} {now}",
+                    usage.cpu_nanos as f64 / 1e9
+                );
                 let _ = writeln!(memory, "container_memory_working_set_bytes{{{labels}}} {} {now}", usage.working_set);
                 let _ = writeln!(rss, "container_memory_rss{{{labels}}} {} {now}", usage.rss);
                 let _ = writeln!(limit, "container_spec_memory_limit_bytes{{{labels}}} {}", usage.limit);
@@ -149,7 +180,10 @@ pub fn cadvisor(call: Call) -> BoxFuture<'static, Response<Body>> {
             let _ = write!(out, "# HELP {name} {help}\n# TYPE {name} {kind}\n{lines}");
         }
         let machine = kubelet.values.memory;
-        let _ = writeln!(out, "# HELP machine_memory_bytes Amount of memory installed on the machine.\n# TYPE machine_memory_bytes gauge\nmachine_memory_bytes {machine}");
+        let _ = writeln!(
+            out,
+            "# HELP machine_memory_bytes Amount of memory installed on the machine.\n# TYPE machine_memory_bytes gauge\nmachine_memory_bytes {machine}"
+        );
         answer(out)
     })
 }

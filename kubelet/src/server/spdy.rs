@@ -112,7 +112,8 @@ impl<W: AsyncWrite + Unpin> Writer<W> {
 
 /// Flags and length as a frame's second word.
 fn length(size: usize, flags: u8) -> io::Result<[u8; 4]> {
-    let size = u32::try_from(size).ok().filter(|size| *size as usize <= MAX_FRAME).ok_or_else(|| io::Error::other("frame too long"))?;
+    let size =
+        u32::try_from(size).ok().filter(|size| *size as usize <= MAX_FRAME).ok_or_else(|| io::Error::other("frame too long"))?;
     Ok((u32::from(flags) << 24 | size).to_be_bytes())
 }
 
@@ -144,7 +145,8 @@ impl<R: AsyncRead + Unpin> Reader<R> {
         if self.buffer.len() < 8 {
             return None;
         }
-        let word = |at: usize| u32::from_be_bytes([self.buffer[at], self.buffer[at + 1], self.buffer[at + 2], self.buffer[at + 3]]);
+        let word =
+            |at: usize| u32::from_be_bytes([self.buffer[at], self.buffer[at + 1], self.buffer[at + 2], self.buffer[at + 3]]);
         let (head, second) = (word(0), word(4));
         let (flags, size) = ((second >> 24) as u8, (second & 0x00ff_ffff) as usize);
         if self.buffer.len() < 8 + size {

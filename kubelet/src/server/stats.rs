@@ -17,8 +17,11 @@ use crate::node::facts;
 use crate::pod;
 use crate::runtime::observed::State;
 
+/// Nanoseconds of CPU, when, and the rate then, by cgroup.
+type LastReadings = HashMap<String, (u64, Timestamp, u64)>;
+
 /// The last reading of each cgroup, for rates: nanoseconds of CPU, and when.
-static LAST: std::sync::LazyLock<Mutex<HashMap<String, (u64, Timestamp, u64)>>> = std::sync::LazyLock::new(Mutex::default);
+static LAST: std::sync::LazyLock<Mutex<LastReadings>> = std::sync::LazyLock::new(Mutex::default);
 
 /// The whole node's summary.
 pub fn summary(call: Call) -> BoxFuture<'static, Response<Body>> {
@@ -83,9 +86,17 @@ async fn make(kubelet: &Shared) -> Value {
         let (pod, view) = (handle.request().pod, handle.view());
         let mut containers = Vec::new();
         for record in view.runtime.containers.iter().filter(|record| record.state == State::Running) {
-            let Some(usage) = kubelet.cgroups.container_usage(&pod, &record.id).or_else(|| from_runtime(writable.get(&record.id)?)) else { continue };
+            let Some(usage) =
+                kubelet.cgroups.container_usage(&pod, &record.id).or_else(|| from_runtime(writable.get(&record.id)?))
+            else {
+                continue;
+            };
             let (cpu, memory) = show(&record.id, &usage, now);
-            let layer = writable.get(&record.id).and_then(|stats| stats.writable_layer.as_ref()).and_then(|layer| layer.used_bytes.as_ref()).map_or(0, |used| used.value);
+            let layer = writable
+                .get(&record.id)
+                .and_then(|stats| stats.writable_layer.as_ref())
+                .and_then(|layer| layer.used_bytes.as_ref())
+                .map_or(0, |used| used.value);
             let started = Timestamp::from_nanosecond(i128::from(record.started_at)).unwrap_or(now).to_string();
             containers.push(json!({"name": record.name(), "startTime": started, "cpu": cpu, "memory": memory, "rootfs": fs(root, now, Some(layer)),
                 "logs": fs(root, now, std::fs::metadata(&record.log_path).ok().map(|meta| meta.len()))}));

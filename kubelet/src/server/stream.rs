@@ -20,8 +20,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::Message;
-use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 use tokio_tungstenite::tungstenite::Utf8Bytes;
+use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Role};
 
@@ -46,7 +46,8 @@ pub fn exec(call: Call) -> BoxFuture<'static, Response<Body>> {
             let (_, record) = target(&call).await?;
             let streams = Streams::of(&call);
             streams.check()?;
-            let cmd: Vec<String> = call.query.iter().filter(|(key, _)| key == "command").map(|(_, value)| value.clone()).collect();
+            let cmd: Vec<String> =
+                call.query.iter().filter(|(key, _)| key == "command").map(|(_, value)| value.clone()).collect();
             let Streams { stdin, stdout, stderr, tty } = streams;
             let request = v1::ExecRequest { container_id: record.id, cmd, tty, stdin, stdout, stderr: stderr && !tty };
             let url = call.kubelet.cri.exec(request).await.map_err(runtime_error)?;
@@ -85,7 +86,12 @@ pub fn port_forward(call: Call) -> BoxFuture<'static, Response<Body>> {
             let view = call.kubelet.workers.get(uid).ok_or_else(missing)?.view();
             let sandbox = view.runtime.ready_sandbox().ok_or_else(missing)?.id.clone();
             let port = call.query.iter().filter(|(key, _)| key == "port").filter_map(|(_, value)| value.parse().ok()).collect();
-            let url = call.kubelet.cri.port_forward(v1::PortForwardRequest { pod_sandbox_id: sandbox, port }).await.map_err(runtime_error)?;
+            let url = call
+                .kubelet
+                .cri
+                .port_forward(v1::PortForwardRequest { pod_sandbox_id: sandbox, port })
+                .await
+                .map_err(runtime_error)?;
             upgrade(call, url, None).await
         })
         .await
@@ -125,11 +131,20 @@ struct Streams {
 impl Streams {
     fn of(call: &Call) -> Self {
         let tty = call.flag(&["tty"]);
-        Self { stdin: call.flag(&["input", "stdin"]), stdout: call.flag(&["output", "stdout"]), stderr: call.flag(&["error", "stderr"]), tty }
+        Self {
+            stdin: call.flag(&["input", "stdin"]),
+            stdout: call.flag(&["output", "stdout"]),
+            stderr: call.flag(&["error", "stderr"]),
+            tty,
+        }
     }
 
     fn check(&self) -> Result<(), Failure> {
-        if self.stdin || self.stdout || self.stderr { Ok(()) } else { Err((StatusCode::BAD_REQUEST, "you must specify at least 1 of stdin, stdout, stderr\n".into())) }
+        if self.stdin || self.stdout || self.stderr {
+            Ok(())
+        } else {
+            Err((StatusCode::BAD_REQUEST, "you must specify at least 1 of stdin, stdout, stderr\n".into()))
+        }
     }
 }
 
@@ -140,10 +155,13 @@ fn find_pod(call: &Call) -> Result<Arc<Pod>, Failure> {
 
 async fn target(call: &Call) -> Result<(Arc<Pod>, ContainerRecord), Failure> {
     let pod = find_pod(call)?;
-    let container = call.rest.get(2..).and_then(<[String]>::last).ok_or((StatusCode::BAD_REQUEST, "missing container\n".to_owned()))?;
+    let container =
+        call.rest.get(2..).and_then(<[String]>::last).ok_or((StatusCode::BAD_REQUEST, "missing container\n".to_owned()))?;
     let missing = || (StatusCode::NOT_FOUND, format!("container not found ({container:?})\n"));
     let uid = pod::uid(&pod);
-    let running = |runtime: &crate::runtime::observed::PodRuntime| runtime.latest(container).filter(|record| record.state == State::Running).cloned();
+    let running = |runtime: &crate::runtime::observed::PodRuntime| {
+        runtime.latest(container).filter(|record| record.state == State::Running).cloned()
+    };
     let known = call.kubelet.workers.get(uid).and_then(|handle| running(&handle.view().runtime));
     let record = match known {
         Some(record) => record,
@@ -169,7 +187,8 @@ enum Way {
 }
 
 fn way(headers: &HeaderMap) -> Way {
-    let text = |name: &HeaderName| headers.get_all(name).iter().filter_map(|value| value.to_str().ok()).collect::<Vec<_>>().join(",");
+    let text =
+        |name: &HeaderName| headers.get_all(name).iter().filter_map(|value| value.to_str().ok()).collect::<Vec<_>>().join(",");
     let upgrade = text(&UPGRADE).to_ascii_lowercase();
     if upgrade.contains("spdy/3.1") {
         return Way::Through(None);
@@ -219,7 +238,8 @@ async fn connect(url: &str, headers: &HeaderMap) -> Result<(Upgraded, HeaderMap)
     let address = format!("{}:{}", authority.host(), authority.port_u16().unwrap_or(80));
     let stream = TcpStream::connect(&address).await.map_err(|error| failed(error.to_string()))?;
     let _ = stream.set_nodelay(true);
-    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(|error| failed(error.to_string()))?;
+    let (mut sender, connection) =
+        hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(|error| failed(error.to_string()))?;
     // Lives as long as the upgraded connection, which ends it.
     tokio::spawn(connection.with_upgrades());
     let path = uri.path_and_query().map_or("/", |path| path.as_str());
@@ -244,7 +264,8 @@ async fn connect(url: &str, headers: &HeaderMap) -> Result<(Upgraded, HeaderMap)
 async fn through(mut call: Call, url: &str) -> Result<Response<Body>, Failure> {
     let mut headers = HeaderMap::new();
     for (name, value) in call.request.headers() {
-        let keep = name.as_str().starts_with("sec-websocket") || *name == UPGRADE || *name == CONNECTION || *name == STREAM_PROTOCOL;
+        let keep =
+            name.as_str().starts_with("sec-websocket") || *name == UPGRADE || *name == CONNECTION || *name == STREAM_PROTOCOL;
         if keep {
             headers.append(name, value.clone());
         }
@@ -325,7 +346,9 @@ async fn translate(mut client: Socket, backend: Upgraded, streams: Streams) {
         ids.insert(channel, id);
     }
     let channels: HashMap<u32, u8> = ids.iter().map(|(channel, id)| (*id, *channel)).collect();
-    let outputs = |open: &std::collections::HashSet<u32>| open.iter().any(|id| matches!(channels.get(id), Some(&(STDOUT | STDERR | ERROR))));
+    let outputs = |open: &std::collections::HashSet<u32>| {
+        open.iter().any(|id| matches!(channels.get(id), Some(&(STDOUT | STDERR | ERROR))))
+    };
     let mut open: std::collections::HashSet<u32> = channels.keys().copied().collect();
     loop {
         tokio::select! {
@@ -386,14 +409,13 @@ async fn untunnel(client: Socket, backend: Upgraded) {
     let (mut sink, mut messages) = client.split();
     let inward = async {
         while let Some(Ok(message)) = messages.next().await {
-            match message {
-                Message::Binary(data) => {
-                    if write.write_all(&data).await.is_err() || write.flush().await.is_err() {
-                        break;
-                    }
-                }
-                Message::Close(_) => break,
-                _ => {}
+            let over = match message {
+                Message::Binary(data) => write.write_all(&data).await.is_err() || write.flush().await.is_err(),
+                Message::Close(_) => true,
+                _ => false,
+            };
+            if over {
+                break;
             }
         }
         let _ = write.shutdown().await;
@@ -429,7 +451,10 @@ mod tests {
         assert_eq!(way(&headers("SPDY/3.1", "")), Way::Through(None));
         assert_eq!(way(&headers("websocket", "v5.channel.k8s.io")), Way::Translate);
         assert_eq!(way(&headers("websocket", "v5.channel.k8s.io, v4.channel.k8s.io")), Way::Translate);
-        assert_eq!(way(&headers("WebSocket", "v4.channel.k8s.io,channel.k8s.io")), Way::Through(Some("v4.channel.k8s.io,channel.k8s.io".into())));
+        assert_eq!(
+            way(&headers("WebSocket", "v4.channel.k8s.io,channel.k8s.io")),
+            Way::Through(Some("v4.channel.k8s.io,channel.k8s.io".into()))
+        );
         assert_eq!(way(&headers("websocket", TUNNEL)), Way::Untunnel);
         assert_eq!(way(&HeaderMap::new()), Way::No);
     }

@@ -31,7 +31,9 @@ pub fn config(kubelet: &Shared) -> anyhow::Result<Arc<ServerConfig>> {
         "" => None,
         file => {
             let mut roots = RootCertStore::empty();
-            for certificate in tls::certificates(Path::new(file)).with_context(|| format!("unable to load client CA file {file}"))? {
+            for certificate in
+                tls::certificates(Path::new(file)).with_context(|| format!("unable to load client CA file {file}"))?
+            {
                 roots.add(certificate).with_context(|| format!("unable to load client CA file {file}"))?;
             }
             Some(WebPkiClientVerifier::builder(Arc::new(roots)).allow_unauthenticated().build().context("client CA")?)

@@ -84,9 +84,9 @@ pub fn apply_set(kubelet: &Shared, known: &mut HashMap<String, Arc<Pod>>, pods: 
         tasks.spawn("mirror-removal", async move { crate::mirror::remove_orphans(&kubelet).await });
     }
     for (uid, pod) in fresh {
-        if !known.contains_key(&uid) {
+        if let std::collections::hash_map::Entry::Vacant(slot) = known.entry(uid) {
             tracing::info!(pod = pod::log_name(&pod), "Static pod added");
-            known.insert(uid, pod.clone());
+            slot.insert(pod.clone());
             kubelet.pods.put(pod.clone());
             kubelet.workers.update(kubelet, pod);
         }

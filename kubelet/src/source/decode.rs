@@ -25,12 +25,17 @@ pub fn pod(text: &str, origin: &str, place: &str, node_name: &str) -> Result<Pod
             return Err("spec.containers: name and image are required".into());
         }
     }
-    let refers = pod.spec.as_ref().is_some_and(|spec| {
-        spec.service_account_name.as_deref().is_some_and(|name| !name.is_empty())
-            || spec.volumes.iter().flatten().any(|volume| volume.secret.is_some() || volume.config_map.is_some() || volume.persistent_volume_claim.is_some())
-    });
+    let refers =
+        pod.spec.as_ref().is_some_and(|spec| {
+            spec.service_account_name.as_deref().is_some_and(|name| !name.is_empty())
+                || spec.volumes.iter().flatten().any(|volume| {
+                    volume.secret.is_some() || volume.config_map.is_some() || volume.persistent_volume_claim.is_some()
+                })
+        });
     if refers {
-        return Err("static pods may not reference API objects (serviceaccounts, secrets, configmaps, persistentvolumeclaims)".into());
+        return Err(
+            "static pods may not reference API objects (serviceaccounts, secrets, configmaps, persistentvolumeclaims)".into()
+        );
     }
     pod::defaults::apply(&mut pod);
     let node = node_name.to_lowercase();
@@ -56,7 +61,11 @@ pub fn pod(text: &str, origin: &str, place: &str, node_name: &str) -> Result<Pod
         }
         let tolerations = spec.tolerations.get_or_insert_default();
         if !tolerations.iter().any(|toleration| toleration.effect.as_deref() == Some("NoExecute") && toleration.key.is_none()) {
-            tolerations.push(Toleration { operator: Some("Exists".into()), effect: Some("NoExecute".into()), ..Default::default() });
+            tolerations.push(Toleration {
+                operator: Some("Exists".into()),
+                effect: Some("NoExecute".into()),
+                ..Default::default()
+            });
         }
     }
     pod.status = Some(k8s_openapi::api::core::v1::PodStatus { phase: Some("Pending".into()), ..Default::default() });
@@ -67,7 +76,8 @@ pub fn pod(text: &str, origin: &str, place: &str, node_name: &str) -> Result<Pod
 mod tests {
     use super::*;
 
-    const MANIFEST: &str = "apiVersion: v1\nkind: Pod\nmetadata: {name: web, namespace: ns}\nspec:\n  containers: [{name: a, image: i}]\n";
+    const MANIFEST: &str =
+        "apiVersion: v1\nkind: Pod\nmetadata: {name: web, namespace: ns}\nspec:\n  containers: [{name: a, image: i}]\n";
 
     #[test]
     fn a_manifest_becomes_this_nodes_pod() {
@@ -85,9 +95,14 @@ mod tests {
     #[test]
     fn what_is_no_pod_is_refused_with_a_reason() {
         for (text, why) in [
-            ("kind: Service\napiVersion: v1\n", "expected kind Pod"), ("a: [", ""), ("apiVersion: v1\nkind: Pod\n", "metadata.name"),
+            ("kind: Service\napiVersion: v1\n", "expected kind Pod"),
+            ("a: [", ""),
+            ("apiVersion: v1\nkind: Pod\n", "metadata.name"),
             ("apiVersion: v1\nkind: Pod\nmetadata: {name: a}\nspec: {containers: []}\n", "spec.containers"),
-            ("apiVersion: v1\nkind: Pod\nmetadata: {name: a}\nspec: {containers: [{name: a, image: b}], volumes: [{name: v, secret: {secretName: s}}]}\n", "may not reference"),
+            (
+                "apiVersion: v1\nkind: Pod\nmetadata: {name: a}\nspec: {containers: [{name: a, image: b}], volumes: [{name: v, secret: {secretName: s}}]}\n",
+                "may not reference",
+            ),
         ] {
             let error = pod(text, "file", "/x", "n").unwrap_err();
             assert!(error.contains(why), "{error}");

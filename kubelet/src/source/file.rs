@@ -37,7 +37,11 @@ pub async fn run(kubelet: Shared, path: PathBuf, told: impl FnOnce()) {
         for (file, why) in &errors {
             if complaints.get(file) != Some(why) {
                 tracing::error!(path = %file.display(), err = why, "Could not process manifest file");
-                kubelet.node_event(Kind::Warning, "FailedStaticPod", format!("Could not process manifest file {}: {why}", file.display()));
+                kubelet.node_event(
+                    Kind::Warning,
+                    "FailedStaticPod",
+                    format!("Could not process manifest file {}: {why}", file.display()),
+                );
             }
         }
         complaints = errors.into_iter().collect();
@@ -97,7 +101,12 @@ fn read(path: &Path, node_name: &str) -> (Vec<Pod>, Vec<(PathBuf, String)>) {
 }
 
 fn is_backup(name: &str) -> bool {
-    name.ends_with('~') || name.ends_with(".bak") || name.ends_with(".swp") || name.ends_with(".orig") || name.ends_with(".dpkg-old") || name.ends_with(".rpmsave")
+    name.ends_with('~')
+        || name.ends_with(".bak")
+        || name.ends_with(".swp")
+        || name.ends_with(".orig")
+        || name.ends_with(".dpkg-old")
+        || name.ends_with(".rpmsave")
 }
 
 #[cfg(test)]
@@ -107,7 +116,9 @@ mod tests {
     #[test]
     fn good_files_are_pods_and_others_are_told() {
         let temp = tempfile::tempdir().unwrap();
-        let manifest = |name: &str| format!("apiVersion: v1\nkind: Pod\nmetadata: {{name: {name}}}\nspec:\n  containers: [{{name: a, image: i}}]\n");
+        let manifest = |name: &str| {
+            format!("apiVersion: v1\nkind: Pod\nmetadata: {{name: {name}}}\nspec:\n  containers: [{{name: a, image: i}}]\n")
+        };
         for (file, text) in [
             ("a.yaml", manifest("a")), ("b.json", "{\"apiVersion\": \"v1\", \"kind\": \"Pod\", \"metadata\": {\"name\": \"b\"}, \"spec\": {\"containers\": [{\"name\": \"c\", \"image\": \"i\"}]}}".into()),
             ("a.yaml~", manifest("x")), (".hidden", manifest("y")), ("bad.yaml", "x: [".into()), ("dup.yaml", manifest("a")), ("empty.yaml", String::new()),
@@ -116,6 +127,9 @@ mod tests {
         }
         let (pods, errors) = read(temp.path(), "n");
         assert_eq!(pods.iter().map(pod::name).collect::<Vec<_>>(), ["a-n", "b-n"]);
-        assert_eq!(errors.iter().map(|(path, _)| path.file_name().unwrap().to_str().unwrap()).collect::<Vec<_>>(), ["a.yaml~", "bad.yaml", "dup.yaml"]);
+        assert_eq!(
+            errors.iter().map(|(path, _)| path.file_name().unwrap().to_str().unwrap()).collect::<Vec<_>>(),
+            ["a.yaml~", "bad.yaml", "dup.yaml"]
+        );
     }
 }

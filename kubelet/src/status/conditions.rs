@@ -11,11 +11,13 @@ pub const OWNED: &[&str] = &["PodReadyToStartContainers", "Initialized", "Ready"
 
 /// All conditions of the kubelet; a condition that did not turn keeps its time.
 pub fn all(observed: &Observed<'_>, status: &PodStatus) -> Vec<PodCondition> {
-    let (init, main) = (status.init_container_statuses.as_deref().unwrap_or_default(), status.container_statuses.as_deref().unwrap_or_default());
+    let (init, main) =
+        (status.init_container_statuses.as_deref().unwrap_or_default(), status.container_statuses.as_deref().unwrap_or_default());
     let phase = status.phase.as_deref().unwrap_or("");
     let containers_ready = containers_ready(observed, init, main, phase);
     let ready = ready(observed, containers_ready.clone());
-    let sandbox = observed.runtime.ready_sandbox().is_some_and(|sandbox| pod::is_host_network(observed.pod) || !sandbox.ips.is_empty());
+    let sandbox =
+        observed.runtime.ready_sandbox().is_some_and(|sandbox| pod::is_host_network(observed.pod) || !sandbox.ips.is_empty());
     let scheduled = observed.previous.conditions.iter().flatten().find(|condition| condition.type_ == "PodScheduled").cloned();
     vec![
         finish(observed, "PodReadyToStartContainers", (sandbox && !observed.terminal, String::new(), String::new())),
@@ -31,13 +33,16 @@ type Verdict = (bool, String, String);
 
 fn finish(observed: &Observed<'_>, kind: &str, (holds, reason, message): Verdict) -> PodCondition {
     let status = if holds { "True" } else { "False" };
-    let old = observed.previous.conditions.iter().flatten().find(|condition| condition.type_ == kind && condition.status == status);
+    let old =
+        observed.previous.conditions.iter().flatten().find(|condition| condition.type_ == kind && condition.status == status);
     PodCondition {
         type_: kind.to_owned(),
         status: status.to_owned(),
         reason: Some(reason).filter(|text| !text.is_empty()),
         message: Some(message).filter(|text| !text.is_empty()),
-        last_transition_time: old.and_then(|old| old.last_transition_time.clone()).or_else(|| Some(Time(to_seconds(observed.now)))),
+        last_transition_time: old
+            .and_then(|old| old.last_transition_time.clone())
+            .or_else(|| Some(Time(to_seconds(observed.now)))),
         observed_generation: observed.pod.metadata.generation,
         ..Default::default()
     }
@@ -53,7 +58,8 @@ fn containers_ready(observed: &Observed<'_>, init: &[ContainerStatus], main: &[C
         "Failed" => return (false, "PodFailed".into(), String::new()),
         _ => {}
     }
-    let sidecars = init_containers(observed.pod).iter().filter(|container| is_sidecar(container)).map(|container| &container.name);
+    let sidecars =
+        init_containers(observed.pod).iter().filter(|container| is_sidecar(container)).map(|container| &container.name);
     let names = sidecars.chain(spec(observed.pod).containers.iter().map(|container| &container.name));
     let mut unready = Vec::new();
     for name in names {
@@ -77,9 +83,13 @@ fn ready(observed: &Observed<'_>, containers: Verdict) -> Verdict {
     for gate in spec(observed.pod).readiness_gates.iter().flatten() {
         let conditions = observed.pod.status.as_ref().and_then(|status| status.conditions.as_deref()).unwrap_or_default();
         match conditions.iter().find(|condition| condition.type_ == gate.condition_type) {
-            None => messages.push(format!("corresponding condition of pod readiness gate \"{}\" does not exist.", gate.condition_type)),
+            None => messages
+                .push(format!("corresponding condition of pod readiness gate \"{}\" does not exist.", gate.condition_type)),
             Some(condition) if condition.status != "True" => {
-                messages.push(format!("the status of pod readiness gate \"{}\" is not \"True\", but {}", gate.condition_type, condition.status));
+                messages.push(format!(
+                    "the status of pod readiness gate \"{}\" is not \"True\", but {}",
+                    gate.condition_type, condition.status
+                ));
             }
             Some(_) => {}
         }
@@ -90,7 +100,11 @@ fn ready(observed: &Observed<'_>, containers: Verdict) -> Verdict {
 fn initialized(observed: &Observed<'_>, init: &[ContainerStatus], main: &[ContainerStatus], phase: &str) -> Verdict {
     let inits = init_containers(observed.pod);
     if inits.is_empty() {
-        return if phase == "Succeeded" { (true, "PodCompleted".into(), String::new()) } else { (true, String::new(), String::new()) };
+        return if phase == "Succeeded" {
+            (true, "PodCompleted".into(), String::new())
+        } else {
+            (true, String::new(), String::new())
+        };
     }
     if phase == "Succeeded" {
         return (true, "PodCompleted".into(), String::new());

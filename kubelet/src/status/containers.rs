@@ -1,8 +1,8 @@
 //! Container statuses. Upstream: pkg/kubelet/kubelet_pods.go convertToAPIContainerStatuses
 
 use k8s_openapi::api::core::v1::{
-    Container, ContainerState, ContainerStateRunning, ContainerStateTerminated, ContainerStateWaiting, ContainerStatus, ContainerUser,
-    LinuxContainerUser, Pod, VolumeMountStatus,
+    Container, ContainerState, ContainerStateRunning, ContainerStateTerminated, ContainerStateWaiting, ContainerStatus,
+    ContainerUser, LinuxContainerUser, Pod, VolumeMountStatus,
 };
 
 use super::{Observed, from_nanos};
@@ -38,7 +38,12 @@ pub fn has_initialized(pod: &Pod, runtime: &PodRuntime) -> bool {
 }
 
 /// The statuses of one list, in the order of the definition.
-pub fn statuses(observed: &Observed<'_>, containers: &[Container], previous: Option<&[ContainerStatus]>, list: List) -> Vec<ContainerStatus> {
+pub fn statuses(
+    observed: &Observed<'_>,
+    containers: &[Container],
+    previous: Option<&[ContainerStatus]>,
+    list: List,
+) -> Vec<ContainerStatus> {
     containers
         .iter()
         .map(|container| {
@@ -138,7 +143,8 @@ fn status(observed: &Observed<'_>, container: &Container, old: Option<&Container
     let restartable = match newest {
         None => true,
         Some(record) if list == List::Init && !is_sidecar(container) => {
-            record.state != State::Running && !(record.state == State::Exited && record.exit_code == 0)
+            record.state != State::Running
+                && !(record.state == State::Exited && record.exit_code == 0)
                 && should_restart(pod, container, record)
         }
         Some(record) if is_sidecar(container) => record.state != State::Running,
@@ -158,12 +164,21 @@ fn status(observed: &Observed<'_>, container: &Container, old: Option<&Container
             out.state.as_ref().and_then(|state| state.terminated.as_ref()).is_some_and(|terminated| terminated.exit_code == 0)
         }
         List::Ephemeral => false,
-        _ => out.started == Some(true) && (container.readiness_probe.is_none() || verdicts.readiness.get(id) == Some(&Health::Success)),
+        _ => {
+            out.started == Some(true)
+                && (container.readiness_probe.is_none() || verdicts.readiness.get(id) == Some(&Health::Success))
+        }
     };
     out
 }
 
-fn no_record(observed: &Observed<'_>, container: &Container, old: Option<&ContainerStatus>, list: List, out: &mut ContainerStatus) {
+fn no_record(
+    observed: &Observed<'_>,
+    container: &Container,
+    old: Option<&ContainerStatus>,
+    list: List,
+    out: &mut ContainerStatus,
+) {
     let Some(old) = old else { return };
     let state = old.state.clone().unwrap_or_default();
     out.restart_count = old.restart_count;
@@ -192,12 +207,15 @@ fn no_record(observed: &Observed<'_>, container: &Container, old: Option<&Contai
 }
 
 fn running_facts(observed: &Observed<'_>, container: &Container, record: &ContainerRecord, out: &mut ContainerStatus) {
-    if let Some(resources) = container.resources.as_ref().filter(|resources| resources.limits.is_some() || resources.requests.is_some()) {
+    if let Some(resources) =
+        container.resources.as_ref().filter(|resources| resources.limits.is_some() || resources.requests.is_some())
+    {
         out.resources = Some(resources.clone());
         out.allocated_resources = resources.requests.clone();
     }
     if let Some(user) = &record.user {
-        let linux = LinuxContainerUser { uid: user.uid, gid: user.gid, supplemental_groups: Some(user.supplemental_groups.clone()) };
+        let linux =
+            LinuxContainerUser { uid: user.uid, gid: user.gid, supplemental_groups: Some(user.supplemental_groups.clone()) };
         out.user = Some(ContainerUser { linux: Some(linux) });
     }
     let mounts: Vec<VolumeMountStatus> = container

@@ -118,13 +118,20 @@ fn version(pod: &Pod) -> u64 {
 async fn send(kubelet: &Shared, uid: &str) -> Result<Requeue, String> {
     let manager = &kubelet.status;
     let Some(api) = &kubelet.api else { return Ok(Requeue::No) };
-    let Some((pod, status, server, finished)) =
-        manager.entries.lock().get(uid).map(|entry| (entry.pod.clone(), entry.status.clone(), entry.server.clone(), entry.finished))
+    let Some((pod, status, server, finished)) = manager
+        .entries
+        .lock()
+        .get(uid)
+        .map(|entry| (entry.pod.clone(), entry.status.clone(), entry.server.clone(), entry.finished))
     else {
         return Ok(Requeue::No);
     };
     // A static pod is shown by its mirror.
-    let target = if pod::is_static(&pod) { kubelet.pods.mirror_of(&pod) } else { Some(kubelet.pods.get(uid).unwrap_or_else(|| pod.clone())) };
+    let target = if pod::is_static(&pod) {
+        kubelet.pods.mirror_of(&pod)
+    } else {
+        Some(kubelet.pods.get(uid).unwrap_or_else(|| pod.clone()))
+    };
     let Some(target) = target else { return Ok(Requeue::No) };
     let target_uid = pod::uid(&target).to_owned();
     let pods = Api::<Pod>::namespaced(api.clone(), pod::namespace(&pod));

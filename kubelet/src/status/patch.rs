@@ -8,7 +8,9 @@ use super::conditions::OWNED;
 /// The patch for `pods/status`, or `None` where the server's status already says the same.
 /// `old` is the status as the server has it, `new` is ours.
 pub fn between(uid: &str, old: &PodStatus, new: &PodStatus) -> Option<Value> {
-    let (Ok(Value::Object(old)), Ok(Value::Object(new))) = (serde_json::to_value(old), serde_json::to_value(new)) else { return None };
+    let (Ok(Value::Object(old)), Ok(Value::Object(new))) = (serde_json::to_value(old), serde_json::to_value(new)) else {
+        return None;
+    };
     let mut out = Map::new();
     for (key, value) in &new {
         if key != "conditions" && old.get(key) != Some(value) {
@@ -26,7 +28,17 @@ pub fn between(uid: &str, old: &PodStatus, new: &PodStatus) -> Option<Value> {
         }
     }
     // Ours and gone.
-    const OURS: &[&str] = &["message", "reason", "podIP", "podIPs", "hostIP", "hostIPs", "initContainerStatuses", "containerStatuses", "ephemeralContainerStatuses"];
+    const OURS: &[&str] = &[
+        "message",
+        "reason",
+        "podIP",
+        "podIPs",
+        "hostIP",
+        "hostIPs",
+        "initContainerStatuses",
+        "containerStatuses",
+        "ephemeralContainerStatuses",
+    ];
     for key in OURS.iter().filter(|key| old.contains_key(**key) && !new.contains_key(**key)) {
         out.insert((*key).to_owned(), Value::Null);
     }
@@ -56,7 +68,9 @@ pub fn between(uid: &str, old: &PodStatus, new: &PodStatus) -> Option<Value> {
 
 /// The same but for `lastProbeTime: null`, which servers add.
 fn same_condition(a: &Value, b: &Value) -> bool {
-    ["type", "status", "reason", "message", "lastTransitionTime", "observedGeneration"].iter().all(|key| a.get(*key) == b.get(*key))
+    ["type", "status", "reason", "message", "lastTransitionTime", "observedGeneration"]
+        .iter()
+        .all(|key| a.get(*key) == b.get(*key))
 }
 
 #[cfg(test)]

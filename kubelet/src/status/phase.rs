@@ -49,7 +49,8 @@ pub fn of(pod: &Pod, init: &[ContainerStatus], main: &[ContainerStatus], termina
     if failed_init > 0 && pod::restart_policy(pod) == "Never" {
         return "Failed";
     }
-    let main_started = main.iter().any(|status| is_running(status) || exit_code(status, false).is_some() || exit_code(status, true).is_some());
+    let main_started =
+        main.iter().any(|status| is_running(status) || exit_code(status, false).is_some() || exit_code(status, true).is_some());
     if terminal && running == 0 && (waiting == 0 && stopped > 0 || main_started) {
         return if waiting == 0 && stopped == succeeded { "Succeeded" } else { "Failed" };
     }

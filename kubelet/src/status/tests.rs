@@ -13,7 +13,15 @@ fn pod(spec: Value) -> Pod {
 
 fn record(name: &str, run: u32, state: State, exit_code: i32) -> ContainerRecord {
     let about = Recovered { name: name.into(), restart_count: run, ..Default::default() };
-    ContainerRecord { id: format!("{name}{run}"), sandbox_id: "s".into(), about, state, exit_code, started_at: 5_000_000_000, ..Default::default() }
+    ContainerRecord {
+        id: format!("{name}{run}"),
+        sandbox_id: "s".into(),
+        about,
+        state,
+        exit_code,
+        started_at: 5_000_000_000,
+        ..Default::default()
+    }
 }
 
 fn runtime(containers: Vec<ContainerRecord>) -> PodRuntime {
@@ -35,8 +43,6 @@ fn make(pod: &Pod, runtime: &PodRuntime, edit: impl FnOnce(&mut Observed<'_>)) -
         verdict: None,
         now: Timestamp::from_second(1_000).unwrap(),
     };
-    // The closure may put in references that live as long as these locals do.
-    let edit: Box<dyn FnOnce(&mut Observed<'_>)> = Box::new(edit);
     edit(&mut observed);
     generate(&observed)
 }
@@ -59,8 +65,22 @@ fn phases_follow_containers_and_policy() {
         ("init failed", "Never", json!([{"name": "i"}]), vec![exit("i", 1)], false, "Failed"),
         ("init failed, retried", "Always", json!([{"name": "i"}]), vec![exit("i", 1)], false, "Pending"),
         ("sidecar only", "Always", json!([{"name": "i", "restartPolicy": "Always"}]), vec![run("i")], false, "Pending"),
-        ("sidecar and main", "Never", json!([{"name": "i", "restartPolicy": "Always"}]), vec![run("i"), run("a"), run("b")], false, "Running"),
-        ("sidecar outlives main", "Never", json!([{"name": "i", "restartPolicy": "Always"}]), vec![run("i"), exit("a", 0), exit("b", 0)], false, "Running"),
+        (
+            "sidecar and main",
+            "Never",
+            json!([{"name": "i", "restartPolicy": "Always"}]),
+            vec![run("i"), run("a"), run("b")],
+            false,
+            "Running",
+        ),
+        (
+            "sidecar outlives main",
+            "Never",
+            json!([{"name": "i", "restartPolicy": "Always"}]),
+            vec![run("i"), exit("a", 0), exit("b", 0)],
+            false,
+            "Running",
+        ),
     ];
     for (what, policy, inits, records, terminal, phase) in rows {
         let pod = pod(json!({"restartPolicy": policy, "initContainers": inits, "containers": [{"name": "a"}, {"name": "b"}]}));
@@ -92,14 +112,19 @@ fn a_crash_loop_waits_and_remembers_its_last_end() {
     let status = &got.container_statuses.unwrap()[0];
     assert_eq!(status.state.as_ref().unwrap().waiting.as_ref().unwrap().reason.as_deref(), Some("CrashLoopBackOff"));
     let last = status.last_state.as_ref().unwrap().terminated.as_ref().unwrap();
-    assert_eq!((last.exit_code, last.reason.as_deref(), last.container_id.as_deref()), (3, Some("Error"), Some("containerd://a2")));
+    assert_eq!(
+        (last.exit_code, last.reason.as_deref(), last.container_id.as_deref()),
+        (3, Some("Error"), Some("containerd://a2"))
+    );
     assert_eq!(status.restart_count, 2);
     assert_eq!(got.phase.as_deref(), Some("Running"));
 }
 
 #[test]
 fn readiness_needs_probe_and_gate() {
-    let pod = pod(json!({"containers": [{"name": "a", "readinessProbe": {"tcpSocket": {"port": 1}}}], "readinessGates": [{"conditionType": "x/y"}]}));
+    let pod = pod(
+        json!({"containers": [{"name": "a", "readinessProbe": {"tcpSocket": {"port": 1}}}], "readinessGates": [{"conditionType": "x/y"}]}),
+    );
     let runtime = runtime(vec![record("a", 0, State::Running, 0)]);
     let condition = |status: &PodStatus, kind: &str| {
         let condition = status.conditions.iter().flatten().find(|condition| condition.type_ == kind).unwrap().clone();
@@ -125,7 +150,18 @@ fn readiness_needs_probe_and_gate() {
     });
     assert_eq!(condition(&got, "ContainersReady").0, "True");
     assert_eq!(condition(&got, "Ready"), ("False".into(), "ReadinessGatesNotReady".into()));
-    let time = |kind: &str| got.conditions.iter().flatten().find(|condition| condition.type_ == kind).unwrap().last_transition_time.clone().unwrap().0.as_second();
+    let time = |kind: &str| {
+        got.conditions
+            .iter()
+            .flatten()
+            .find(|condition| condition.type_ == kind)
+            .unwrap()
+            .last_transition_time
+            .clone()
+            .unwrap()
+            .0
+            .as_second()
+    };
     assert_eq!((time("Ready"), time("ContainersReady")), (1_000, 2_000), "a condition keeps its time until it turns");
 }
 

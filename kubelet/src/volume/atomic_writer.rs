@@ -93,7 +93,11 @@ fn validate(path: &str) -> io::Result<()> {
 }
 
 fn visible_names(payload: &Payload) -> BTreeSet<String> {
-    payload.keys().filter_map(|path| Path::new(path).components().next()).map(|first| first.as_os_str().to_string_lossy().into_owned()).collect()
+    payload
+        .keys()
+        .filter_map(|path| Path::new(path).components().next())
+        .map(|first| first.as_os_str().to_string_lossy().into_owned())
+        .collect()
 }
 
 fn fresh_name(dir: &Path) -> String {

@@ -45,7 +45,10 @@ pub fn project(
     optional: bool,
     what: &str,
 ) -> Result<Payload, VolumeError> {
-    let file = |data: &[u8], mode: Option<i32>| File { data: data.to_vec(), mode: u32::try_from(mode.unwrap_or(default_mode)).unwrap_or(0o644) & 0o777 };
+    let file = |data: &[u8], mode: Option<i32>| File {
+        data: data.to_vec(),
+        mode: u32::try_from(mode.unwrap_or(default_mode)).unwrap_or(0o644) & 0o777,
+    };
     let Some(items) = items.filter(|items| !items.is_empty()) else {
         return Ok(data.into_iter().map(|(key, data)| (key.to_owned(), file(data, None))).collect());
     };
@@ -56,7 +59,11 @@ pub fn project(
                 out.insert(item.path.clone(), file(data, item.mode));
             }
             None if optional => {}
-            None => return Err(VolumeError(format!("{what} references non-existent {what} key: {}", item.key).replace("configmap key", "config key"))),
+            None => {
+                return Err(VolumeError(
+                    format!("{what} references non-existent {what} key: {}", item.key).replace("configmap key", "config key"),
+                ));
+            }
         }
     }
     Ok(out)

@@ -15,7 +15,12 @@ pub const PLUGIN: Plugin = Plugin {
     set_up: |context| {
         async move {
             let source = context.volume.downward_api.clone().unwrap_or_default();
-            let payload = payload(context.pod, source.items.as_deref().unwrap_or_default(), source.default_mode.unwrap_or(0o644), context.facts)?;
+            let payload = payload(
+                context.pod,
+                source.items.as_deref().unwrap_or_default(),
+                source.default_mode.unwrap_or(0o644),
+                context.facts,
+            )?;
             secret::in_memory(&context, &payload)
         }
         .boxed()
@@ -31,7 +36,8 @@ pub fn payload(pod: &Pod, items: &[DownwardAPIVolumeFile], default_mode: i32, fa
             (Some(selector), _) => field::pod_field(pod, &selector.field_path, facts),
             (None, Some(resource)) => {
                 let name = resource.container_name.as_deref().unwrap_or("");
-                let container = pod::container::find(pod, name).ok_or_else(|| VolumeError(format!("container {name} not found")))?;
+                let container =
+                    pod::container::find(pod, name).ok_or_else(|| VolumeError(format!("container {name} not found")))?;
                 field::resource_field(&container, resource, facts)
             }
             (None, None) => continue,

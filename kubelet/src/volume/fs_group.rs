@@ -15,7 +15,8 @@ pub fn of(pod: &Pod) -> Option<u32> {
 
 /// Whether only a root with the wrong group is to be changed (`OnRootMismatch`).
 fn on_root_mismatch(pod: &Pod) -> bool {
-    pod::spec(pod).security_context.as_ref().and_then(|context| context.fs_group_change_policy.as_deref()) == Some("OnRootMismatch")
+    pod::spec(pod).security_context.as_ref().and_then(|context| context.fs_group_change_policy.as_deref())
+        == Some("OnRootMismatch")
 }
 
 /// Gives everything at and below `dir` to the pod's group: readable, writable unless `read_only`, new files inherit it.

@@ -36,7 +36,13 @@ pub(super) fn check(path: &Path, kind: &str) -> Result<(), VolumeError> {
             }
             if is(|meta| meta.is_dir()) { Ok(()) } else { wrong("directory") }
         }
-        "Directory" => if is(|meta| meta.is_dir()) { Ok(()) } else { wrong("directory") },
+        "Directory" => {
+            if is(|meta| meta.is_dir()) {
+                Ok(())
+            } else {
+                wrong("directory")
+            }
+        }
         "FileOrCreate" => {
             if meta.is_none() {
                 std::fs::File::create(path)?;
@@ -45,10 +51,34 @@ pub(super) fn check(path: &Path, kind: &str) -> Result<(), VolumeError> {
             }
             if is(|meta| meta.is_file()) { Ok(()) } else { wrong("file") }
         }
-        "File" => if is(|meta| meta.is_file()) { Ok(()) } else { wrong("file") },
-        "Socket" => if is(|meta| meta.file_type().is_socket()) { Ok(()) } else { wrong("socket file") },
-        "CharDevice" => if is(|meta| meta.file_type().is_char_device()) { Ok(()) } else { wrong("character device") },
-        "BlockDevice" => if is(|meta| meta.file_type().is_block_device()) { Ok(()) } else { wrong("block device") },
+        "File" => {
+            if is(|meta| meta.is_file()) {
+                Ok(())
+            } else {
+                wrong("file")
+            }
+        }
+        "Socket" => {
+            if is(|meta| meta.file_type().is_socket()) {
+                Ok(())
+            } else {
+                wrong("socket file")
+            }
+        }
+        "CharDevice" => {
+            if is(|meta| meta.file_type().is_char_device()) {
+                Ok(())
+            } else {
+                wrong("character device")
+            }
+        }
+        "BlockDevice" => {
+            if is(|meta| meta.file_type().is_block_device()) {
+                Ok(())
+            } else {
+                wrong("block device")
+            }
+        }
         other => Err(VolumeError(format!("{other} is an invalid volume type"))),
     }
 }
@@ -63,13 +93,25 @@ mod tests {
         let at = |name: &str| temp.path().join(name);
         std::fs::write(at("file"), "x").unwrap();
         for (name, kind, ok) in [
-            ("none", "", true), ("none", "Directory", false), ("none", "File", false), ("file", "File", true), ("file", "Directory", false),
-            ("new/dir", "DirectoryOrCreate", true), ("new/dir", "Directory", true), ("new/dir", "FileOrCreate", false), ("new/file", "FileOrCreate", true),
-            ("file", "Socket", false), ("file", "CharDevice", false), ("file", "What", false),
+            ("none", "", true),
+            ("none", "Directory", false),
+            ("none", "File", false),
+            ("file", "File", true),
+            ("file", "Directory", false),
+            ("new/dir", "DirectoryOrCreate", true),
+            ("new/dir", "Directory", true),
+            ("new/dir", "FileOrCreate", false),
+            ("new/file", "FileOrCreate", true),
+            ("file", "Socket", false),
+            ("file", "CharDevice", false),
+            ("file", "What", false),
         ] {
             assert_eq!(check(&at(name), kind).is_ok(), ok, "{name} {kind}");
         }
         assert!(check(Path::new("/dev/null"), "CharDevice").is_ok());
-        assert_eq!(check(&at("file"), "Directory").unwrap_err().0, format!("hostPath type check failed: {} is not a directory", at("file").display()));
+        assert_eq!(
+            check(&at("file"), "Directory").unwrap_err().0,
+            format!("hostPath type check failed: {} is not a directory", at("file").display())
+        );
     }
 }

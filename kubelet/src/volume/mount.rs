@@ -65,7 +65,9 @@ pub fn unmount_below(dir: &Path) -> io::Result<()> {
 pub fn unmount(point: &Path) -> io::Result<()> {
     match nix::mount::umount2(point, MntFlags::UMOUNT_NOFOLLOW) {
         Ok(()) | Err(nix::Error::EINVAL | nix::Error::ENOENT) => Ok(()),
-        Err(nix::Error::EBUSY) => nix::mount::umount2(point, MntFlags::MNT_DETACH | MntFlags::UMOUNT_NOFOLLOW).map_err(io::Error::from),
+        Err(nix::Error::EBUSY) => {
+            nix::mount::umount2(point, MntFlags::MNT_DETACH | MntFlags::UMOUNT_NOFOLLOW).map_err(io::Error::from)
+        }
         Err(error) => Err(io::Error::other(format!("unmount {}: {error}", point.display()))),
     }
 }

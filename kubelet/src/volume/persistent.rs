@@ -58,7 +58,9 @@ async fn claim(context: &Context<'_>, name: &str, read_only: bool) -> Result<Rea
     let api = context.kubelet.api.clone().ok_or_else(|| VolumeError("no API server is configured".into()))?;
     let claims = Api::<PersistentVolumeClaim>::namespaced(api.clone(), pod::namespace(context.pod));
     let claim = claims.get(name).await.map_err(|error| VolumeError(message(&error)))?;
-    if claim.metadata.deletion_timestamp.is_some() && claim.status.as_ref().and_then(|status| status.phase.as_deref()) != Some("Bound") {
+    if claim.metadata.deletion_timestamp.is_some()
+        && claim.status.as_ref().and_then(|status| status.phase.as_deref()) != Some("Bound")
+    {
         return Err(VolumeError(format!("can't start pod because PVC {name} is being deleted")));
     }
     let volume_name = claim.spec.as_ref().and_then(|spec| spec.volume_name.clone()).unwrap_or_default();

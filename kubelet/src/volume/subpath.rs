@@ -44,7 +44,12 @@ fn open_beneath(root: &Path, sub: &str) -> io::Result<OwnedFd> {
         let name = match component {
             Component::Normal(name) => name,
             Component::CurDir => continue,
-            _ => return Err(io::Error::new(io::ErrorKind::InvalidInput, format!("subPath {sub:?} must not contain '..' or be absolute"))),
+            _ => {
+                return Err(io::Error::new(
+                    io::ErrorKind::InvalidInput,
+                    format!("subPath {sub:?} must not contain '..' or be absolute"),
+                ));
+            }
         };
         let next = match openat(&at, name, flags, Mode::empty()) {
             Err(nix::Error::ENOENT) => {
@@ -63,7 +68,10 @@ fn open_beneath(root: &Path, sub: &str) -> io::Result<OwnedFd> {
             let resolved = std::fs::canonicalize(root.join(sub))?;
             let root = std::fs::canonicalize(root)?;
             if !resolved.starts_with(&root) {
-                return Err(io::Error::new(io::ErrorKind::PermissionDenied, format!("subpath {sub:?} not within volume path {:?}", root.display())));
+                return Err(io::Error::new(
+                    io::ErrorKind::PermissionDenied,
+                    format!("subpath {sub:?} not within volume path {:?}", root.display()),
+                ));
             }
             let inner = resolved.strip_prefix(&root).map_err(io::Error::other)?.to_string_lossy().into_owned();
             return open_strictly(&root, &inner);
@@ -77,7 +85,8 @@ fn open_beneath(root: &Path, sub: &str) -> io::Result<OwnedFd> {
 fn open_strictly(root: &Path, sub: &str) -> io::Result<OwnedFd> {
     let mut at = open(root, OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty()).map_err(io::Error::from)?;
     for component in Path::new(sub).components() {
-        at = openat(&at, component.as_os_str(), OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC, Mode::empty()).map_err(io::Error::from)?;
+        at = openat(&at, component.as_os_str(), OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC, Mode::empty())
+            .map_err(io::Error::from)?;
         let kind = fstat(&at).map_err(io::Error::from)?.st_mode & SFlag::S_IFMT.bits();
         if kind == SFlag::S_IFLNK.bits() {
             return Err(io::Error::new(io::ErrorKind::PermissionDenied, format!("symlink at subpath {sub:?}")));

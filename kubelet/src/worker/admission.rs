@@ -39,7 +39,7 @@ pub fn admit(kubelet: &Kubelet, pod: &Pod) -> Result<(), Refusal> {
     if let Some(os) = &spec(pod).os
         && os.name != "linux"
     {
-        let message = format!("Failed to admit pod as the OS field doesn't match node OS");
+        let message = "Failed to admit pod as the OS field doesn't match node OS".to_owned();
         return Err(Refusal { reason: "PodOSNotSupported", message });
     }
     sysctls(pod, &kubelet.config.kubelet.allowed_unsafe_sysctls)?;
@@ -68,7 +68,8 @@ pub fn admit(kubelet: &Kubelet, pod: &Pod) -> Result<(), Refusal> {
             && asked > 0
             && asked + used > *capacity
         {
-            let message = format!("Node didn't have enough resource: {resource}, requested: {asked}, used: {used}, capacity: {capacity}");
+            let message =
+                format!("Node didn't have enough resource: {resource}, requested: {asked}, used: {used}, capacity: {capacity}");
             return Err(Refusal { reason, message });
         }
     }
@@ -83,14 +84,14 @@ fn sysctls(pod: &Pod, allowed: &[String]) -> Result<(), Refusal> {
         if !SAFE_SYSCTLS.contains(&name.as_str()) && !allowed.iter().any(matches) {
             return Err(Refusal { reason: "SysctlForbidden", message: format!("forbidden sysctl: {name:?} not allowlisted") });
         }
-        let of_host = if name.starts_with("net.") {
-            spec(pod).host_network.unwrap_or(false)
-        } else {
-            spec(pod).host_ipc.unwrap_or(false)
-        };
+        let of_host =
+            if name.starts_with("net.") { spec(pod).host_network.unwrap_or(false) } else { spec(pod).host_ipc.unwrap_or(false) };
         if of_host {
             let what = if name.starts_with("net.") { "network" } else { "IPC" };
-            return Err(Refusal { reason: "SysctlForbidden", message: format!("forbidden sysctl: {name:?} not allowed with host {what} enabled") });
+            return Err(Refusal {
+                reason: "SysctlForbidden",
+                message: format!("forbidden sysctl: {name:?} not allowed with host {what} enabled"),
+            });
         }
     }
     Ok(())
@@ -105,10 +106,16 @@ mod tests {
     #[test]
     fn unsafe_sysctls_need_leave() {
         let pod = |name: &str| -> Pod {
-            serde_json::from_value(json!({"spec": {"containers": [], "securityContext": {"sysctls": [{"name": name, "value": "1"}]}}})).unwrap()
+            serde_json::from_value(
+                json!({"spec": {"containers": [], "securityContext": {"sysctls": [{"name": name, "value": "1"}]}}}),
+            )
+            .unwrap()
         };
         assert!(sysctls(&pod("net.ipv4.tcp_syncookies"), &[]).is_ok());
-        assert_eq!(sysctls(&pod("kernel.msgmax"), &[]).unwrap_err().message, "forbidden sysctl: \"kernel.msgmax\" not allowlisted");
+        assert_eq!(
+            sysctls(&pod("kernel.msgmax"), &[]).unwrap_err().message,
+            "forbidden sysctl: \"kernel.msgmax\" not allowlisted"
+        );
         assert!(sysctls(&pod("kernel/msgmax"), &["kernel.msg*".into()]).is_ok());
     }
 }

@@ -43,15 +43,15 @@ impl Worker {
             self.enter(Stage::Terminate);
             return Next::Now;
         }
-        if let Some(left) = deadline(pod, &told) {
-            if left.is_zero() {
-                kubelet.event(pod, Kind::Normal, "DeadlineExceeded", "Pod was active on the node longer than the specified deadline");
-                kubelet.workers.evict(&uid, "DeadlineExceeded", "Pod was active on the node longer than the specified deadline", None);
-                return Next::Now;
-            }
+        if deadline(pod, &told).is_some_and(|left| left.is_zero()) {
+            const WHY: &str = "Pod was active on the node longer than the specified deadline";
+            kubelet.event(pod, Kind::Normal, "DeadlineExceeded", WHY);
+            kubelet.workers.evict(&uid, "DeadlineExceeded", WHY, None);
+            return Next::Now;
         }
         if !self.admitted {
-            if runtime.sandboxes.is_empty() && runtime.containers.is_empty()
+            if runtime.sandboxes.is_empty()
+                && runtime.containers.is_empty()
                 && let Err(refusal) = super::admission::admit(&kubelet, pod)
             {
                 kubelet.event(pod, Kind::Warning, refusal.reason, refusal.message.clone());
@@ -67,6 +67,7 @@ impl Worker {
         crate::probe::sync(&kubelet, pod, &runtime, &told);
         let verdicts = kubelet.probes.verdicts(&uid);
         let mut actions = pod_actions(pod, &runtime, &verdicts);
+        self.resize(pod, &runtime).await;
         if actions == Actions::default() {
             self.failures = 0;
             self.errors.clear();
@@ -82,7 +83,9 @@ impl Worker {
         let wait = self.hold_back(pod, &mut actions);
         if actions == Actions::default() {
             self.refresh(pod, &runtime).await;
-            return Next::After(wait.unwrap_or(Duration::from_secs(1)).min(self.until_next(pod, &told)).max(Duration::from_millis(20)));
+            return Next::After(
+                wait.unwrap_or(Duration::from_secs(1)).min(self.until_next(pod, &told)).max(Duration::from_millis(20)),
+            );
         }
         if !pod::is_host_network(pod)
             && let Some(why) = kubelet.node.network_error.read().clone()
@@ -127,7 +130,13 @@ impl Worker {
     }
 
     /// Computes the status and hands it to the status manager.
-    pub(super) fn publish(&self, pod: &Pod, runtime: &PodRuntime, terminal: bool, verdict: Option<(&str, &str)>) -> Arc<PodStatus> {
+    pub(super) fn publish(
+        &self,
+        pod: &Pod,
+        runtime: &PodRuntime,
+        terminal: bool,
+        verdict: Option<(&str, &str)>,
+    ) -> Arc<PodStatus> {
         let kubelet = &self.kubelet;
         let previous = self.handle.view.read().status.clone();
         let made = status::generate(&Observed {
@@ -156,7 +165,8 @@ impl Worker {
             return None;
         }
         actions.start.retain(|slot| {
-            let due = container_of(pod, *slot).and_then(|container| self.due.get(&container.name).copied()).filter(|due| *due > now);
+            let due =
+                container_of(pod, *slot).and_then(|container| self.due.get(&container.name).copied()).filter(|due| *due > now);
             if let Some(due) = due {
                 let wait = due - now;
                 first = Some(first.map_or(wait, |first| first.min(wait)));
@@ -169,7 +179,13 @@ impl Worker {
     /// When to look again though nothing happens: the resync, or the pod's deadline.
     fn until_next(&self, pod: &Pod, told: &PodStatus) -> Duration {
         // A little apart, so that the pods of a node do not look all at once.
-        let resync = self.kubelet.config.kubelet.sync_frequency.0.mul_f64(1.0 + 0.5 * f64::from(rand::random::<u16>()) / f64::from(u16::MAX));
+        let resync = self
+            .kubelet
+            .config
+            .kubelet
+            .sync_frequency
+            .0
+            .mul_f64(1.0 + 0.5 * f64::from(rand::random::<u16>()) / f64::from(u16::MAX));
         deadline(pod, told).map_or(resync, |left| left.min(resync)).max(Duration::from_millis(50))
     }
 
@@ -215,7 +231,10 @@ impl Worker {
             if actions.create_sandbox.is_some() && runtime.sandbox().is_some() {
                 kubelet.event(pod, Kind::Normal, "SandboxChanged", "Pod sandbox changed, it will be killed and re-created.");
             }
-            if let Err(error) = self.kill_pod(Some(pod), runtime, Duration::from_secs(u64::try_from(pod::grace_period_seconds(pod)).unwrap_or(30))).await {
+            if let Err(error) = self
+                .kill_pod(Some(pod), runtime, Duration::from_secs(u64::try_from(pod::grace_period_seconds(pod)).unwrap_or(30)))
+                .await
+            {
                 kubelet.event(pod, Kind::Warning, "FailedKillPod", format!("error killing pod: {error}"));
                 return Some(Duration::from_secs(2));
             }
@@ -229,7 +248,12 @@ impl Worker {
         }
         if !self.cgroup_done {
             if let Err(error) = kubelet.cgroups.ensure_pod(pod, &values::pod(pod, &kubelet.values)) {
-                kubelet.event(pod, Kind::Warning, "FailedCreatePodContainer", format!("unable to ensure pod container exists: {error}"));
+                kubelet.event(
+                    pod,
+                    Kind::Warning,
+                    "FailedCreatePodContainer",
+                    format!("unable to ensure pod container exists: {error}"),
+                );
                 return Some(Duration::from_secs(2));
             }
             self.cgroup_done = true;
@@ -266,7 +290,8 @@ impl Worker {
         };
         // What depends on the address was made without it.
         if early.pod_ips != facts.pod_ips {
-            let late = pod::spec(pod).volumes.iter().flatten().any(|volume| volume.downward_api.is_some() || volume.projected.is_some());
+            let late =
+                pod::spec(pod).volumes.iter().flatten().any(|volume| volume.downward_api.is_some() || volume.projected.is_some());
             if late {
                 volume::refresh(&kubelet, pod, &facts).await;
             }

@@ -49,26 +49,45 @@ impl Worker {
     pub(super) async fn kill_pod(&self, pod: Option<&Arc<Pod>>, runtime: &PodRuntime, grace: Duration) -> crate::cri::Result<()> {
         let ip = runtime.ips().first().cloned().unwrap_or_default();
         let sidecars: Vec<&str> = pod
-            .map(|pod| init_containers(pod).iter().filter(|container| is_sidecar(container)).map(|container| container.name.as_str()).collect())
+            .map(|pod| {
+                init_containers(pod)
+                    .iter()
+                    .filter(|container| is_sidecar(container))
+                    .map(|container| container.name.as_str())
+                    .collect()
+            })
             .unwrap_or_default();
-        let (late, early): (Vec<&ContainerRecord>, Vec<&ContainerRecord>) =
-            runtime.containers.iter().filter(|record| record.state != State::Exited).partition(|record| sidecars.contains(&record.name()));
+        let (late, early): (Vec<&ContainerRecord>, Vec<&ContainerRecord>) = runtime
+            .containers
+            .iter()
+            .filter(|record| record.state != State::Exited)
+            .partition(|record| sidecars.contains(&record.name()));
         let began = Instant::now();
         let stop = |record: &ContainerRecord, grace: Duration| {
-            let (kubelet, ip, message, record) = (&self.kubelet, &ip, format!("Stopping container {}", record.name()), record.clone());
+            let (kubelet, ip, message, record) =
+                (&self.kubelet, &ip, format!("Stopping container {}", record.name()), record.clone());
             async move {
                 let how = Stop { message: &message, grace, pod: pod.map(|pod| &**pod), ip };
                 containers::stop(kubelet, &record, &how).await
             }
         };
-        futures::future::join_all(early.into_iter().map(|record| stop(record, grace))).await.into_iter().collect::<Result<Vec<_>, _>>()?;
+        futures::future::join_all(early.into_iter().map(|record| stop(record, grace)))
+            .await
+            .into_iter()
+            .collect::<Result<Vec<_>, _>>()?;
         for name in sidecars.iter().rev() {
             for record in late.iter().filter(|record| record.name() == *name) {
                 stop(record, grace.saturating_sub(began.elapsed())).await?;
             }
         }
-        let stops = runtime.sandboxes.iter().filter(|sandbox| sandbox.ready || Some(&sandbox.id) == runtime.sandbox().map(|newest| &newest.id));
-        futures::future::join_all(stops.map(|sandbox| self.kubelet.cri.stop_pod_sandbox(&sandbox.id))).await.into_iter().collect::<Result<Vec<_>, _>>()?;
+        let stops = runtime
+            .sandboxes
+            .iter()
+            .filter(|sandbox| sandbox.ready || Some(&sandbox.id) == runtime.sandbox().map(|newest| &newest.id));
+        futures::future::join_all(stops.map(|sandbox| self.kubelet.cri.stop_pod_sandbox(&sandbox.id)))
+            .await
+            .into_iter()
+            .collect::<Result<Vec<_>, _>>()?;
         Ok(())
     }
 

@@ -6,8 +6,10 @@ use crate::runtime::observed::Sandbox;
 
 fn pod(policy: &str, inits: Value, names: &[&str]) -> Pod {
     let containers: Vec<_> = names.iter().map(|name| json!({"name": name, "image": "i"})).collect();
-    serde_json::from_value(json!({"metadata": {"name": "p"}, "spec": {"restartPolicy": policy, "initContainers": inits, "containers": containers}}))
-        .unwrap()
+    serde_json::from_value(
+        json!({"metadata": {"name": "p"}, "spec": {"restartPolicy": policy, "initContainers": inits, "containers": containers}}),
+    )
+    .unwrap()
 }
 
 fn init(name: &str) -> Value {
@@ -20,7 +22,8 @@ fn sidecar(name: &str) -> Value {
 
 /// `a=run`, `a=0` (exited with 0), `a=unknown`, `a=created`.
 fn runtime(sandbox_ready: Option<bool>, containers: &[&str]) -> PodRuntime {
-    let sandbox = Sandbox { id: "s".into(), ready: sandbox_ready == Some(true), ips: vec!["10.0.0.1".into()], ..Default::default() };
+    let sandbox =
+        Sandbox { id: "s".into(), ready: sandbox_ready == Some(true), ips: vec!["10.0.0.1".into()], ..Default::default() };
     let containers = containers.iter().map(|text| {
         let (name, state) = text.split_once('=').unwrap();
         let hash = pod::container::hash(&Container { name: name.into(), image: Some("i".into()), ..Default::default() });
@@ -68,7 +71,12 @@ fn a_pod_goes_through_its_life() {
         ("all done, never", pod("Never", none(), &["a"]), runtime(Some(true), &["a=1"]), "kill-pod"),
         ("sandbox died", pod("Always", none(), &["a"]), runtime(Some(false), &["a=137"]), "kill-pod sandbox-1 main-0"),
         ("sandbox died, never", pod("Never", none(), &["a"]), runtime(Some(false), &["a=137"]), "kill-pod"),
-        ("sandbox died, one done", pod("OnFailure", none(), &["a", "b"]), runtime(Some(false), &["a=0", "b=137"]), "kill-pod sandbox-1 main-1"),
+        (
+            "sandbox died, one done",
+            pod("OnFailure", none(), &["a", "b"]),
+            runtime(Some(false), &["a=0", "b=137"]),
+            "kill-pod sandbox-1 main-1",
+        ),
         ("unknown", pod("Always", none(), &["a"]), runtime(Some(true), &["a=unknown"]), "kill-a main-0"),
         ("created, not started", pod("Never", none(), &["a"]), runtime(Some(true), &["a=created"]), "main-0"),
         ("image changed", pod("Never", none(), &["a"]), changed(runtime(Some(true), &["a=run"])), "kill-a main-0"),
@@ -80,10 +88,25 @@ fn a_pod_goes_through_its_life() {
         ("init record collected", pod("Always", json!([init("i")]), &["a"]), runtime(Some(true), &["a=run"]), ""),
         ("sidecar first", pod("Always", json!([sidecar("s"), init("i")]), &["a"]), runtime(Some(true), &[]), "init-0"),
         ("sidecar runs", pod("Always", json!([sidecar("s"), init("i")]), &["a"]), runtime(Some(true), &["s=run"]), "init-1"),
-        ("sidecar died in init", pod("Never", json!([sidecar("s"), init("i")]), &["a"]), runtime(Some(true), &["s=1", "i=run"]), "init-0"),
+        (
+            "sidecar died in init",
+            pod("Never", json!([sidecar("s"), init("i")]), &["a"]),
+            runtime(Some(true), &["s=1", "i=run"]),
+            "init-0",
+        ),
         ("sidecar died later", pod("Never", json!([sidecar("s")]), &["a"]), runtime(Some(true), &["s=0", "a=run"]), "init-0"),
-        ("main done ends sidecars", pod("Never", json!([sidecar("s")]), &["a"]), runtime(Some(true), &["s=run", "a=0"]), "kill-pod"),
-        ("main done, sidecar dead", pod("Never", json!([sidecar("s")]), &["a"]), runtime(Some(true), &["s=1", "a=0"]), "kill-pod"),
+        (
+            "main done ends sidecars",
+            pod("Never", json!([sidecar("s")]), &["a"]),
+            runtime(Some(true), &["s=run", "a=0"]),
+            "kill-pod",
+        ),
+        (
+            "main done, sidecar dead",
+            pod("Never", json!([sidecar("s")]), &["a"]),
+            runtime(Some(true), &["s=1", "a=0"]),
+            "kill-pod",
+        ),
     ];
     for (what, pod, runtime, expected) in rows {
         assert_eq!(text(&pod_actions(&pod, &runtime, &Verdicts::default())), expected, "{what}");
@@ -131,8 +154,10 @@ fn ephemeral_containers_start_once() {
 
 #[test]
 fn restart_rules_of_a_container_win_over_the_pods_policy() {
-    let pod: Pod = serde_json::from_value(json!({"spec": {"restartPolicy": "Never", "containers": [{"name": "a", "image": "i", "restartPolicy": "Never",
-        "restartPolicyRules": [{"action": "Restart", "exitCodes": {"operator": "In", "values": [42]}}]}]}}))
+    let pod: Pod = serde_json::from_value(
+        json!({"spec": {"restartPolicy": "Never", "containers": [{"name": "a", "image": "i", "restartPolicy": "Never",
+        "restartPolicyRules": [{"action": "Restart", "exitCodes": {"operator": "In", "values": [42]}}]}]}}),
+    )
     .unwrap();
     assert_eq!(text(&pod_actions(&pod, &runtime(Some(true), &["a=42"]), &Verdicts::default())), "main-0");
     assert_eq!(text(&pod_actions(&pod, &runtime(Some(true), &["a=1"]), &Verdicts::default())), "kill-pod");
