@@ -14,8 +14,12 @@ use tokio::time::Instant;
 use crate::metrics;
 use crate::object::Named;
 use crate::object::pod::Pod;
+use crate::plugin::Failure;
 use crate::plugin::volume_binding::Plan;
-use crate::scheduler::{Bind, Refused, Scheduler};
+use crate::scheduler::{Bind, Consult, Refused, Scheduler, Step};
+
+/// What extenders leave: nodes with scores, and why others will not do.
+type Answers = (Vec<(String, i64)>, Vec<(String, Failure)>);
 
 /// How often volumes that a pod waits for are looked at.
 const VOLUME_POLL: Duration = Duration::from_millis(100);
@@ -41,7 +45,10 @@ impl Effects {
         let pod = &waiting.pod;
         let profile = pod.spec.scheduler_name.as_str();
         let result = match self.bind_volumes(scheduler, pod, &plan, &node).await {
-            Ok(()) => self.bind_pod(pod, &node).await,
+            Ok(()) => match scheduler.extenders(pod).iter().find(|extender| !extender.bind.is_empty()) {
+                Some(extender) => extender.bind(pod, &node).await,
+                None => self.bind_pod(pod, &node).await,
+            },
             Err(why) => Err(why),
         };
         let outcome = match result {
@@ -76,6 +83,75 @@ impl Effects {
         };
         metrics::ATTEMPTS.with_label_values(&[profile, outcome]).inc();
         metrics::ATTEMPT_SECONDS.with_label_values(&[profile, outcome]).observe(started.elapsed().as_secs_f64());
+    }
+
+    /// Asks extenders which node it shall be, and carries that out.
+    pub async fn consult(&self, scheduler: &Scheduler, consult: Consult) {
+        let pod = consult.waiting.pod.clone();
+        match self.ask_extenders(scheduler, &consult).await {
+            Ok((ranked, failed)) => match scheduler.settle(consult, ranked, failed) {
+                Step::Bind(bind) => self.bind(scheduler, *bind).await,
+                Step::Refused(refused) => self.refuse(scheduler, *refused).await,
+                Step::Consult(_) | Step::Skipped => {}
+            },
+            Err(why) => {
+                let profile = pod.spec.scheduler_name.as_str();
+                metrics::ATTEMPTS.with_label_values(&[profile, "error"]).inc();
+                tracing::info!(pod = pod.key(), err = why, "Failed to ask an extender");
+                scheduler.failed(&pod);
+                self.recorder.with_component(profile).event(&*pod, Kind::Warning, "FailedScheduling", why.clone());
+                self.patch_status(&pod, condition(&pod, "SchedulerError", &why), None).await;
+            }
+        }
+    }
+
+    async fn ask_extenders(&self, scheduler: &Scheduler, consult: &Consult) -> Result<Answers, String> {
+        let pod = &consult.waiting.pod;
+        let extenders = scheduler.extenders(pod);
+        let path = format!("/api/v1/namespaces/{}/pods/{}", pod.namespace(), pod.name());
+        let object = self.get(&path).await?;
+        let objects = if extenders.iter().all(|extender| extender.names_only) {
+            Vec::new()
+        } else {
+            let mut list = self.get("/api/v1/nodes").await?;
+            match list["items"].take() {
+                Value::Array(items) => items,
+                _ => Vec::new(),
+            }
+        };
+        let mut ranked = consult.ranked.clone();
+        let mut failed = Vec::new();
+        let names = |ranked: &[(String, i64)]| ranked.iter().map(|(name, _)| name.clone()).collect::<Vec<_>>();
+        for extender in extenders.iter().filter(|extender| !extender.filter.is_empty()) {
+            match extender.filter(&object, &names(&ranked), &objects).await {
+                Ok(answer) => {
+                    ranked.retain(|(name, _)| answer.nodes.contains(name));
+                    failed.extend(answer.failed.into_iter().map(|(node, (why, resolvable))| {
+                        (node, if resolvable { Failure::resolvable(why) } else { Failure::unresolvable(why) })
+                    }));
+                }
+                Err(why) if extender.ignorable => tracing::warn!(extender = extender.url, err = why, "Skipping extender"),
+                Err(why) => return Err(why),
+            }
+        }
+        for extender in extenders.iter().filter(|extender| !extender.prioritize.is_empty()) {
+            if ranked.len() < 2 {
+                break;
+            }
+            // As upstream: an extender that cannot score is passed over.
+            let Ok(scores) = extender.prioritize(&object, &names(&ranked), &objects).await else { continue };
+            for (name, score) in scores {
+                if let Some((_, total)) = ranked.iter_mut().find(|(own, _)| *own == name) {
+                    *total += score;
+                }
+            }
+        }
+        Ok((ranked, failed))
+    }
+
+    async fn get(&self, path: &str) -> Result<Value, String> {
+        let request = Request::get(path).body(Vec::new()).map_err(|error| error.to_string())?;
+        self.client.request(request).await.map_err(|error| text(&error))
     }
 
     /// Says why a pod fits nowhere, and makes room for it where that was decided.

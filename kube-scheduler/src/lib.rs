@@ -7,6 +7,7 @@ pub mod bind;
 pub mod cluster;
 pub mod config;
 pub mod event;
+pub mod extender;
 pub mod metrics;
 pub mod object;
 pub mod options;

@@ -13,6 +13,7 @@ use component::tasks::Tasks;
 use crate::bind::Effects;
 use crate::config::file::File;
 use crate::config::{DEFAULT_SCHEDULER, Profile};
+use crate::extender::Extender;
 use crate::options::Options;
 use crate::queue::Backoff;
 use crate::scheduler::Scheduler;
@@ -28,6 +29,8 @@ const PORT: u16 = 10259;
 pub struct Config {
     /// Profiles.
     pub profiles: Vec<Profile>,
+    /// Extenders.
+    pub extenders: Vec<Extender>,
     /// Waiting times.
     pub backoff: Backoff,
     /// Whose lease; `None` for no election.
@@ -77,8 +80,10 @@ impl Config {
             .clone()
             .or_else(|| file.as_ref()?.client_connection.kubeconfig.clone().filter(|path| !path.is_empty()).map(Into::into));
         let port = options.secure_port.unwrap_or(PORT);
+        let extenders = file.as_ref().map(File::extenders).transpose()?.unwrap_or_default();
         Ok(Self {
             profiles,
+            extenders,
             backoff,
             election: election(&options, file.as_ref())?,
             connection: connect::Options {
@@ -146,7 +151,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     }
     let names: Vec<_> = config.profiles.iter().map(|profile| profile.name.clone()).collect();
     tracing::info!(version = component::version::VERSION, profiles = names.join(","), "Starting Kubernetes Scheduler");
-    let scheduler = Scheduler::new(config.profiles, config.backoff, watches.stores());
+    let scheduler = Scheduler::extended(config.profiles, config.backoff, watches.stores(), config.extenders);
     watches.feed(&scheduler);
     let recorder = Recorder::new(kube.clone(), &tasks, DEFAULT_SCHEDULER, "");
     let effects = Effects::new(kube.clone(), recorder);

@@ -148,6 +148,24 @@ impl<'a> Attempt<'a> {
     /// # Errors
     /// Why none will do.
     pub fn choose(&mut self, rotation: &mut Rotation, rng: &mut impl Rng) -> Result<Choice, Diagnosis> {
+        let (feasible, evaluated) = self.feasible(rotation)?;
+        self.score(&feasible, rotation);
+        let node = feasible[pick(&rotation.totals, rng)];
+        Ok(Choice { node, evaluated, feasible: feasible.len() })
+    }
+
+    /// Nodes that will do, with their scores: for somebody else to choose from.
+    ///
+    /// # Errors
+    /// Why none will do.
+    pub fn rank(&mut self, rotation: &mut Rotation) -> Result<Vec<(NodeIdx, i64)>, Diagnosis> {
+        let (feasible, _) = self.feasible(rotation)?;
+        self.score(&feasible, rotation);
+        Ok(feasible.into_iter().zip(rotation.totals.iter().copied()).collect())
+    }
+
+    /// Enough nodes that will do, and how many were looked at.
+    fn feasible(&mut self, rotation: &mut Rotation) -> Result<(Vec<NodeIdx>, usize), Diagnosis> {
         let order = self.cx.cluster.order();
         if order.is_empty() {
             return Err(Diagnosis { no_nodes: true, ..Diagnosis::default() });
@@ -161,7 +179,7 @@ impl<'a> Attempt<'a> {
             && self.only.as_ref().is_none_or(|(nodes, _)| nodes.contains(&idx))
             && self.check_with_nominated(idx, self.cx.cluster.node(idx)).is_ok()
         {
-            return Ok(Choice { node: idx, evaluated: 1, feasible: 1 });
+            return Ok((vec![idx], 1));
         }
         let restricted = self.only.clone();
         let candidates: &[NodeIdx] = restricted.as_ref().map_or(order, |(nodes, _)| nodes);
@@ -193,8 +211,7 @@ impl<'a> Attempt<'a> {
             }
             return Err(diagnosis);
         }
-        let node = self.best(&feasible, rotation, rng);
-        Ok(Choice { node, evaluated, feasible: feasible.len() })
+        Ok((feasible, evaluated))
     }
 
     /// Whether the pod fits, also once the pods are there that were promised the node. The failure names its plugin.
@@ -254,14 +271,14 @@ impl<'a> Attempt<'a> {
         }
     }
 
-    /// The node with the highest sum of weighted scores; among equals any.
-    fn best(&self, feasible: &[NodeIdx], rotation: &mut Rotation, rng: &mut impl Rng) -> NodeIdx {
-        if let [one] = feasible {
-            return *one;
-        }
+    /// Sums of weighted scores, into the rotation's buffer.
+    fn score(&self, feasible: &[NodeIdx], rotation: &mut Rotation) {
         let Rotation { scores, totals, .. } = rotation;
         totals.clear();
         totals.resize(feasible.len(), 0);
+        if feasible.len() == 1 {
+            return;
+        }
         for (plugin, weight) in &self.profile.scores {
             let Some(score) = plugin.score.and_then(|make| make(&self.cx, self.pod, feasible)) else { continue };
             scores.clear();
@@ -271,19 +288,23 @@ impl<'a> Attempt<'a> {
                 *total += weight * score;
             }
         }
-        let (mut best, mut ties) = (0, 1);
-        for (at, total) in totals.iter().enumerate().skip(1) {
-            if *total > totals[best] {
-                (best, ties) = (at, 1);
-            } else if *total == totals[best] {
-                ties += 1;
-                if rng.random_range(0..ties) == 0 {
-                    best = at;
-                }
+    }
+}
+
+/// The position of the highest total; among equals any.
+fn pick(totals: &[i64], rng: &mut impl Rng) -> usize {
+    let (mut best, mut ties) = (0, 1);
+    for (at, total) in totals.iter().enumerate().skip(1) {
+        if *total > totals[best] {
+            (best, ties) = (at, 1);
+        } else if *total == totals[best] {
+            ties += 1;
+            if rng.random_range(0..ties) == 0 {
+                best = at;
             }
         }
-        feasible[best]
     }
+    best
 }
 
 /// How many feasible nodes are enough to choose from. Upstream: numFeasibleNodesToFind

@@ -16,13 +16,15 @@ use tokio::sync::{Notify, Semaphore};
 use tokio::time::Instant;
 
 use crate::bind::Effects;
-use crate::cluster::Cluster;
+use crate::cluster::{Cluster, NodeIdx};
 use crate::config::Profile;
 use crate::event::Event;
+use crate::extender::Extender;
 use crate::metrics;
 use crate::object::Named;
 use crate::object::node::Node;
 use crate::object::pod::Pod;
+use crate::plugin::Failure;
 use crate::plugin::default_preemption::{Outcome, preempt};
 use crate::plugin::dynamic_resources::POST_FILTER_MESSAGE;
 use crate::plugin::volume_binding::{self, Plan};
@@ -42,6 +44,7 @@ struct Shared {
     wake: Notify,
     stores: Stores,
     profiles: HashMap<String, Arc<Profile>>,
+    extenders: Vec<Extender>,
 }
 
 /// What the lock guards.
@@ -56,6 +59,8 @@ struct Core {
 pub enum Step {
     /// Bind the pod to the node.
     Bind(Box<Bind>),
+    /// Extenders have a say: see [`Scheduler::settle`].
+    Consult(Box<Consult>),
     /// It fits nowhere.
     Refused(Box<Refused>),
     /// The pod is not to be tried (it is being deleted).
@@ -76,6 +81,16 @@ pub struct Bind {
     pub evaluated: (usize, usize),
 }
 
+/// A pod with nodes that will do as far as plugins are concerned.
+pub struct Consult {
+    /// The pod.
+    pub waiting: Waiting,
+    /// Names and scores.
+    pub ranked: Vec<(String, i64)>,
+    /// When the try began.
+    pub started: Instant,
+}
+
 /// A pod that fits nowhere.
 pub struct Refused {
     /// The pod.
@@ -93,6 +108,11 @@ pub struct Refused {
 impl Scheduler {
     /// A scheduler with these profiles, by `schedulerName`.
     pub fn new(profiles: Vec<Profile>, backoff: Backoff, stores: Stores) -> Self {
+        Self::extended(profiles, backoff, stores, Vec::new())
+    }
+
+    /// The same with extenders.
+    pub fn extended(profiles: Vec<Profile>, backoff: Backoff, stores: Stores, extenders: Vec<Extender>) -> Self {
         let core = Core {
             cluster: Cluster::default(),
             queue: Queue::new(backoff),
@@ -100,12 +120,17 @@ impl Scheduler {
             rng: SmallRng::from_os_rng(),
         };
         let profiles = profiles.into_iter().map(|profile| (profile.name.clone(), Arc::new(profile))).collect();
-        Self(Arc::new(Shared { core: Mutex::new(core), wake: Notify::new(), stores, profiles }))
+        Self(Arc::new(Shared { core: Mutex::new(core), wake: Notify::new(), stores, profiles, extenders }))
     }
 
     /// Everything that plugins look up besides nodes and pods.
     pub fn stores(&self) -> &Stores {
         &self.0.stores
+    }
+
+    /// The extenders that have a say about a pod.
+    pub fn extenders(&self, pod: &Pod) -> Vec<Extender> {
+        self.0.extenders.iter().filter(|extender| extender.interested(pod)).cloned().collect()
     }
 
     /// The profile of a pod, if it is ours to place.
@@ -207,17 +232,18 @@ impl Scheduler {
         }
         let Core { cluster, queue, rotation, rng } = &mut *core;
         cluster.refresh();
-        let (decision, post) = decide(cluster, &self.0.stores, &profile, &pod, rotation, rng);
+        let asks = |extender: &Extender| !(extender.filter.is_empty() && extender.prioritize.is_empty());
+        let consult = self.0.extenders.iter().any(|extender| asks(extender) && extender.interested(&pod));
+        let (decision, post) = decide(cluster, &self.0.stores, &profile, &pod, rotation, rng, consult);
         metrics::ALGORITHM_SECONDS.observe(started.elapsed().as_secs_f64());
         match decision {
-            Ok((node, plan, evaluated)) => {
-                let name = cluster.node(node).name.to_string();
-                cluster.nominated.remove(pod.uid());
-                let mut assumed = Pod::clone(&pod);
-                assumed.node_name.clone_from(&name);
-                cluster.assume(Arc::new(assumed), node);
-                assume_volumes(&self.0.stores, &plan, &name);
-                Some(Step::Bind(Box::new(Bind { waiting, node: name, plan, started, evaluated })))
+            Ok(Found::One(node, plan, evaluated)) => {
+                let node = assume(cluster, &self.0.stores, &pod, node, &plan);
+                Some(Step::Bind(Box::new(Bind { waiting, node, plan, started, evaluated })))
+            }
+            Ok(Found::Many(ranked)) => {
+                let ranked = ranked.into_iter().map(|(idx, score)| (cluster.node(idx).name.to_string(), score)).collect();
+                Some(Step::Consult(Box::new(Consult { waiting, ranked, started })))
             }
             Err(diagnosis) => {
                 let total = cluster.order().len();
@@ -257,6 +283,51 @@ impl Scheduler {
         }
     }
 
+    /// Ends a consultation: the best of `ranked` that still will do is taken. `failed` are the nodes that extenders refused.
+    pub fn settle(&self, consult: Consult, mut ranked: Vec<(String, i64)>, failed: Vec<(String, Failure)>) -> Step {
+        let Consult { waiting, started, ranked: considered } = consult;
+        let pod = waiting.pod.clone();
+        let mut core = self.0.core.lock();
+        let Some(profile) = self.profile(&pod).filter(|_| core.queue.get(pod.uid()).is_some()) else { return Step::Skipped };
+        let Core { cluster, queue, .. } = &mut *core;
+        cluster.refresh();
+        let total = cluster.order().len();
+        let mut diagnosis = Diagnosis::default();
+        let mut chosen = None;
+        match Attempt::begin(cluster, &self.0.stores, profile, &pod) {
+            Err(found) => diagnosis = found,
+            Ok(mut attempt) => {
+                ranked.sort_by_key(|(_, score)| std::cmp::Reverse(*score));
+                for (name, _) in &ranked {
+                    let Some(idx) = cluster.find(name).filter(|idx| cluster.node(*idx).node.is_some()) else { continue };
+                    match attempt.check_with_nominated(idx, cluster.node(idx)) {
+                        Ok(()) => {
+                            chosen = Some(idx);
+                            break;
+                        }
+                        Err(failure) => diagnosis.nodes.push((idx, failure)),
+                    }
+                }
+                diagnosis.nodes.extend(failed.into_iter().filter_map(|(name, failure)| Some((cluster.find(&name)?, failure))));
+            }
+        }
+        let Some(idx) = chosen else {
+            let message = diagnosis.message(total, None);
+            queue.refused(pod.uid(), vec!["Extender"], started);
+            return Step::Refused(Box::new(Refused { pod, message, nominate: None, victims: Vec::new(), outbid: Vec::new() }));
+        };
+        let plan = plan_volumes(cluster, &self.0.stores, &pod, idx);
+        let node = assume(cluster, &self.0.stores, &pod, idx, &plan);
+        let evaluated = (considered.len(), ranked.len());
+        Step::Bind(Box::new(Bind { waiting, node, plan, started, evaluated }))
+    }
+
+    /// Something went wrong on the way to a decision: the pod is tried again after a while.
+    pub fn failed(&self, pod: &Pod) {
+        self.0.core.lock().queue.failed(pod.uid(), Instant::now());
+        self.0.wake.notify_one();
+    }
+
     /// The pod could not be bound: it gives its place up and is tried again after a while.
     pub fn unbind(&self, pod: &Arc<Pod>, plan: &Plan) {
         forget_volumes(&self.0.stores, plan);
@@ -284,6 +355,10 @@ impl Scheduler {
                         Step::Skipped => {}
                         Step::Bind(bind) => tasks.spawn("bind", async move {
                             effects.bind(&scheduler, *bind).await;
+                            drop(permit);
+                        }),
+                        Step::Consult(consult) => tasks.spawn("consult", async move {
+                            effects.consult(&scheduler, *consult).await;
                             drop(permit);
                         }),
                         Step::Refused(refused) => tasks.spawn("refuse", async move {
@@ -337,7 +412,15 @@ impl Scheduler {
     }
 }
 
-type Decision = Result<(crate::cluster::NodeIdx, Plan, (usize, usize)), Diagnosis>;
+/// What a decision found.
+enum Found {
+    /// This node, with these volumes; how many nodes were looked at, and how many would have done.
+    One(NodeIdx, Plan, (usize, usize)),
+    /// These nodes, with scores, for extenders to choose from.
+    Many(Vec<(NodeIdx, i64)>),
+}
+
+type Decision = Result<Found, Diagnosis>;
 
 /// Chooses a node, and volumes there; where there is none, sees whether others can make room.
 fn decide(
@@ -347,6 +430,7 @@ fn decide(
     pod: &Pod,
     rotation: &mut Rotation,
     rng: &mut SmallRng,
+    consult: bool,
 ) -> (Decision, Option<Outcome>) {
     let mut attempt = match Attempt::begin(cluster, stores, profile, pod) {
         Ok(attempt) => attempt,
@@ -360,14 +444,16 @@ fn decide(
             return (Err(diagnosis), profile.preempts.then_some(Outcome::Hopeless(why)));
         }
     };
-    match attempt.choose(rotation, rng) {
-        Ok(choice) => {
-            let plan = match &cluster.node(choice.node).node {
-                Some(node) if !pod.spec.volumes.is_empty() => volume_binding::plan(stores, pod, node).unwrap_or_default(),
-                _ => Plan::default(),
-            };
-            (Ok((choice.node, plan, (choice.evaluated, choice.feasible))), None)
-        }
+    let found = if consult {
+        attempt.rank(rotation).map(Found::Many)
+    } else {
+        attempt.choose(rotation, rng).map(|choice| {
+            let plan = plan_volumes(cluster, stores, pod, choice.node);
+            Found::One(choice.node, plan, (choice.evaluated, choice.feasible))
+        })
+    };
+    match found {
+        Ok(found) => (Ok(found), None),
         Err(diagnosis) if diagnosis.no_nodes || !profile.preempts => (Err(diagnosis), None),
         Err(diagnosis) => {
             metrics::PREEMPTIONS.inc();
@@ -375,6 +461,24 @@ fn decide(
             (Err(diagnosis), Some(outcome))
         }
     }
+}
+
+fn plan_volumes(cluster: &Cluster, stores: &Stores, pod: &Pod, idx: NodeIdx) -> Plan {
+    match &cluster.node(idx).node {
+        Some(node) if !pod.spec.volumes.is_empty() => volume_binding::plan(stores, pod, node).unwrap_or_default(),
+        _ => Plan::default(),
+    }
+}
+
+/// Takes the node and the volumes for the pod; the node's name.
+fn assume(cluster: &mut Cluster, stores: &Stores, pod: &Arc<Pod>, idx: NodeIdx, plan: &Plan) -> String {
+    let name = cluster.node(idx).name.to_string();
+    cluster.nominated.remove(pod.uid());
+    let mut assumed = Pod::clone(pod);
+    assumed.node_name.clone_from(&name);
+    cluster.assume(Arc::new(assumed), idx);
+    assume_volumes(stores, plan, &name);
+    name
 }
 
 /// Takes the planned volumes at once, so that the next pod does not.

@@ -22,11 +22,12 @@ use tokio::net::TcpListener;
 
 use crate::options::Options;
 
-/// Binds and serves; the address bound.
+/// Binds and serves; the address bound. `ready` is what `/readyz` asks; `/livez` and `/healthz` only say that the process answers,
+/// so that an API server that is away does not get the scheduler restarted.
 ///
 /// # Errors
 /// The port is taken, or certificates cannot be used.
-pub async fn start(options: &Options, address: SocketAddr, tasks: &Tasks, checks: Checks) -> anyhow::Result<SocketAddr> {
+pub async fn start(options: &Options, address: SocketAddr, tasks: &Tasks, ready: Checks) -> anyhow::Result<SocketAddr> {
     let serving = match (&options.tls_cert_file, &options.tls_private_key_file) {
         (Some(cert), Some(key)) => Serving::follow(tasks, cert, key)?,
         _ => {
@@ -52,8 +53,10 @@ pub async fn start(options: &Options, address: SocketAddr, tasks: &Tasks, checks
     };
     let gate = Arc::new(Gate { reviewer, open: options.authorization_always_allow_paths.clone() });
     let listener = TcpListener::bind(address).await.with_context(|| format!("failed to listen on {address}"))?;
+    let live = Checks::new();
     let bound = serve::serve(tasks, listener, Some(serve::tls_config(serving, verifier)), move |request| {
-        let (gate, checks) = (gate.clone(), checks.clone());
+        let checks = if request.uri().path().starts_with("/readyz") { ready.clone() } else { live.clone() };
+        let gate = gate.clone();
         async move { gate.answer(request, &checks).await }
     })?;
     Ok(bound)

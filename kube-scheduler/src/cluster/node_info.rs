@@ -95,10 +95,8 @@ impl NodeInfo {
     pub(super) fn swap(&mut self, pod: &Arc<Pod>, groups: &Groups) -> bool {
         let Some(placed) = self.pods.iter_mut().find(|placed| placed.pod.uid() == pod.uid()) else { return false };
         let old = &placed.pod.spec;
-        let same = old.requests == pod.spec.requests
-            && old.scored == pod.spec.scored
-            && old.ports == pod.spec.ports
-            && groups.holds(placed.group, pod);
+        let alike = old.requests == pod.spec.requests && old.scored == pod.spec.scored && old.ports == pod.spec.ports;
+        let same = (Arc::ptr_eq(old, &pod.spec) || alike) && groups.holds(placed.group, pod);
         if same {
             placed.pod = pod.clone();
         }

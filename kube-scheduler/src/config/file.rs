@@ -11,6 +11,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use crate::config::{Args, DEFAULT_SCHEDULER, Profile, ScoringStrategy, Shape};
+use crate::extender::Extender;
 use crate::object::selector::{NodeSelector, NodeTerm, Selector};
 use crate::plugin::{self, PLUGINS, Plugin};
 
@@ -37,7 +38,7 @@ pub struct File {
     #[serde(default)]
     pub pod_max_backoff_seconds: Option<u64>,
     #[serde(default)]
-    extenders: Option<Vec<Value>>,
+    extenders: Option<Vec<WireExtender>>,
     /// Not used: one thread decides, and is fast enough.
     #[serde(default, rename = "parallelism")]
     _parallelism: Option<i32>,
@@ -158,8 +159,16 @@ impl File {
             "apiVersion is {:?}, want kubescheduler.config.k8s.io/v1",
             file.api_version
         );
-        ensure!(file.extenders.as_ref().is_none_or(Vec::is_empty), "extenders are not yet supported");
         Ok(file)
+    }
+
+    /// The extenders.
+    ///
+    /// # Errors
+    /// An incomplete one, or one that wants what is not supported: TLS, preemption.
+    pub fn extenders(&self) -> anyhow::Result<Vec<Extender>> {
+        let wires = self.extenders.iter().flatten().enumerate();
+        wires.map(|(number, wire)| extender(wire).with_context(|| format!("extenders[{number}]"))).collect()
     }
 
     /// The profiles.
@@ -179,8 +188,74 @@ impl File {
             );
             out.push(profile);
         }
+        let managed = self.extenders.iter().flatten().flat_map(|extender| extender.managed_resources.iter().flatten());
+        let ignored: Vec<String> =
+            managed.filter(|resource| resource.ignored_by_scheduler).map(|resource| resource.name.clone()).collect();
+        for profile in &mut out {
+            profile.args.fit.ignored.extend(ignored.iter().cloned());
+        }
         Ok(out)
     }
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct WireExtender {
+    url_prefix: String,
+    #[serde(default)]
+    filter_verb: String,
+    #[serde(default)]
+    preempt_verb: String,
+    #[serde(default)]
+    prioritize_verb: String,
+    #[serde(default)]
+    weight: i64,
+    #[serde(default)]
+    bind_verb: String,
+    #[serde(default, rename = "enableHTTPS")]
+    enable_https: bool,
+    #[serde(default, rename = "tlsConfig")]
+    tls_config: Option<Value>,
+    #[serde(default, rename = "httpTimeout")]
+    http_timeout: Option<String>,
+    #[serde(default)]
+    node_cache_capable: bool,
+    #[serde(default)]
+    managed_resources: Option<Vec<ManagedResource>>,
+    #[serde(default)]
+    ignorable: bool,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct ManagedResource {
+    name: String,
+    #[serde(default)]
+    ignored_by_scheduler: bool,
+}
+
+fn extender(wire: &WireExtender) -> anyhow::Result<Extender> {
+    let https = wire.enable_https || wire.tls_config.is_some() || wire.url_prefix.starts_with("https:");
+    ensure!(!https, "HTTPS is not yet supported for extenders");
+    ensure!(wire.preempt_verb.is_empty(), "preemptVerb is not yet supported");
+    ensure!(
+        wire.prioritize_verb.is_empty() || wire.weight > 0,
+        "weight: Invalid value: {}: must have a positive weight",
+        wire.weight
+    );
+    let timeout = wire.http_timeout.as_deref().map(component::duration::parse).transpose().map_err(anyhow::Error::msg)?;
+    Ok(Extender {
+        url: wire.url_prefix.clone(),
+        filter: wire.filter_verb.clone(),
+        prioritize: wire.prioritize_verb.clone(),
+        bind: wire.bind_verb.clone(),
+        weight: wire.weight,
+        names_only: wire.node_cache_capable,
+        resources: wire.managed_resources.iter().flatten().map(|resource| resource.name.clone()).collect(),
+        ignorable: wire.ignorable,
+        // Upstream: DefaultExtenderTimeout
+        timeout: timeout.filter(|timeout| !timeout.is_zero()).unwrap_or(Duration::from_secs(5)),
+    })
 }
 
 fn profile(wire: &WireProfile, percentage: u32) -> anyhow::Result<Profile> {
@@ -491,11 +566,18 @@ mod tests {
             "profiles:\n- schedulerNam: a\n",
             "profiles:\n- plugins: {score: {enabled: [{name: Nope}]}}\n",
             "profiles:\n- pluginConfig: [{name: NodeResourcesFit, args: {scoringStrategy: {type: Best}}}]\n",
-            "extenders: [{urlPrefix: http://x}]\n",
             "percentageOfNodesToScore: 101\n",
         ] {
             assert!(profiles(text).is_err(), "{text}");
         }
+        let file = |text: &str| File::parse(&format!("{HEAD}{text}")).unwrap();
+        assert!(file("extenders: [{urlPrefix: 'https://x', filterVerb: f}]\n").extenders().is_err());
+        assert!(file("extenders: [{urlPrefix: 'http://x', prioritizeVerb: p}]\n").extenders().is_err());
+        let gpu = file(
+            "extenders: [{urlPrefix: 'http://x', filterVerb: f, managedResources: [{name: x.io/gpu, ignoredByScheduler: true}]}]\n",
+        );
+        assert_eq!(gpu.extenders().unwrap()[0].resources, ["x.io/gpu"]);
+        assert_eq!(gpu.profiles().unwrap()[0].args.fit.ignored, ["x.io/gpu"]);
         assert!(File::parse("apiVersion: v1\nkind: Pod\n").is_err());
     }
 }

@@ -1,12 +1,13 @@
 //! A pod, compiled for placement.
 
-use std::collections::BTreeSet;
-use std::sync::Arc;
+use std::collections::{BTreeSet, HashSet};
+use std::sync::{Arc, LazyLock};
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1 as core;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::core::ObjectMeta;
+use parking_lot::Mutex;
 use serde::Deserialize;
 
 use crate::object::node::Effect;
@@ -46,7 +47,7 @@ pub struct Scheduled {
 }
 
 /// What placement of a pod depends on.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Spec {
     /// Which profile places it.
     pub scheduler_name: String,
@@ -117,7 +118,7 @@ impl Term {
 }
 
 /// A toleration.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Toleration {
     /// The taint's key; "" for all.
     pub key: String,
@@ -132,7 +133,7 @@ pub struct Toleration {
 }
 
 /// How a toleration compares values.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum TolerationOp {
     /// Same value.
     #[default]
@@ -146,7 +147,7 @@ pub enum TolerationOp {
 }
 
 /// A topology spread constraint.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Spread {
     /// How uneven it may become.
     pub max_skew: i32,
@@ -165,7 +166,7 @@ pub struct Spread {
 }
 
 /// A port on the node.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct HostPort {
     /// "0.0.0.0" where not given.
     pub ip: String,
@@ -176,7 +177,7 @@ pub struct HostPort {
 }
 
 /// A volume that limits placement.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Volume {
     /// A claim by name.
     Claim(String),
@@ -339,7 +340,7 @@ impl From<Wire> for Pod {
     fn from(wire: Wire) -> Self {
         let metadata = ObjectMeta::from(wire.metadata);
         let node_name = wire.spec.node_name.clone().unwrap_or_default();
-        let spec = Arc::new(compile(wire.spec, &metadata));
+        let spec = shared(compile(wire.spec, &metadata));
         let condition = wire.status.conditions.into_iter().flatten().find(|condition| condition.kind == "PodScheduled");
         Self {
             metadata,
@@ -355,6 +356,23 @@ impl From<Wire> for Pod {
             started: wire.status.start_time.map(|time| time.0),
         }
     }
+}
+
+/// One copy for all pods of a template: a large cluster has far fewer templates than pods.
+fn shared(spec: Spec) -> Arc<Spec> {
+    static KNOWN: LazyLock<Mutex<(HashSet<Arc<Spec>>, usize)>> = LazyLock::new(Mutex::default);
+    let mut known = KNOWN.lock();
+    if let Some(spec) = known.0.get(&spec) {
+        return spec.clone();
+    }
+    if known.0.len() >= known.1 {
+        known.0.retain(|spec| Arc::strong_count(spec) > 1);
+        // Look again once it has doubled: the work stays proportional to what comes in.
+        known.1 = (known.0.len() * 2).max(1024);
+    }
+    let spec = Arc::new(spec);
+    known.0.insert(spec.clone());
+    spec
 }
 
 fn compile(wire: WireSpec, metadata: &ObjectMeta) -> Spec {
@@ -602,6 +620,16 @@ mod tests {
         assert_eq!(pod.spec.requests.memory, 0);
         assert_eq!(pod.spec.scored, (3210, 3 * DEFAULT_MEMORY));
         assert_eq!(pod.spec.images.last().unwrap(), "r/d:latest");
+    }
+
+    #[test]
+    fn pods_of_one_template_share_what_they_ask_for() {
+        let pod = |name: &str, cpu: &str| -> Pod {
+            let container = json!({"name": "c", "resources": {"requests": {"cpu": cpu}}});
+            serde_json::from_value(json!({"metadata": {"name": name}, "spec": {"containers": [container]}})).unwrap()
+        };
+        assert!(Arc::ptr_eq(&pod("a", "7m").spec, &pod("b", "7m").spec));
+        assert!(!Arc::ptr_eq(&pod("a", "7m").spec, &pod("b", "8m").spec));
     }
 
     #[test]
