@@ -53,6 +53,11 @@ pub fn validate_update(resource: &Resource, new: &Value, old: &Value, errors: &m
     let mut second = Errors::new();
     validate_object_meta_update(new.at("metadata"), old.at("metadata"), &path, &mut second);
     errors.extend(first);
+    // Upstream looks at labels and annotations in each of its three passes over the metadata; clients see all the causes.
+    for _ in 0..2 {
+        validate_labels(new.at("metadata").at("labels"), &path.child("labels"), errors);
+        validate_annotations(new.at("metadata").at("annotations"), &path.child("annotations"), errors);
+    }
     errors.extend(second);
 }
 

@@ -108,6 +108,11 @@ fn validate(object: &Value, errors: &mut Errors) {
     if spec.has("ordinals") {
         check::non_negative_field(spec.at("ordinals"), "start", &path.child("ordinals"), errors);
     }
+    let labels = spec.path("template.metadata.labels");
+    if !spec.at("selector").is_null() && check::selects(spec.at("selector"), labels).is_some() {
+        // Upstream looks at the template's labels on its own before it looks at the whole template.
+        crate::metadata::validate_labels(labels, &path.child("template.labels"), errors);
+    }
     super::selector_and_template(&with_claims(spec), "statefulset", "", &path, errors);
     template::always_restarted(spec.at("template"), "StatefulSet", &path.child("template"), errors);
     check::non_negative_field(spec, "revisionHistoryLimit", &path, errors);

@@ -17,6 +17,12 @@ use crate::tree::Tree;
 /// Rules and columns of LimitRanges.
 pub fn build(resource: &mut Resource) {
     resource.strategy = Rules {
+        create: |_, object| {
+            // A nameless LimitRange gets a name.
+            if object.at("metadata").text("name").is_empty() {
+                object.child("metadata").set("name", crate::metadata::random_suffix(10));
+            }
+        },
         default,
         validate: |_, object, errors| validate(object, errors),
         validate_update: |_, new, _, errors| validate(new, errors),

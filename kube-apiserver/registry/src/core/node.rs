@@ -21,6 +21,8 @@ pub fn build(resource: &mut Resource) {
         update: |_, new, old| new.keep("status", old),
         validate: |_, node, errors| validate(node, errors),
         validate_update: |_, new, old, errors| {
+            // Upstream tells of taints on both passes.
+            taints(new, errors);
             validate(new, errors);
             validate_change(new, old, errors);
         },
@@ -121,6 +123,32 @@ fn info(node: &Value, field: &str) -> Value {
 fn validate(node: &Value, errors: &mut Errors) {
     let path = Path::new("spec");
     let spec = node.at("spec");
+    taints(node, errors);
+    let cidrs = spec.items("podCIDRs");
+    let at = path.child("podCIDRs");
+    for (index, cidr) in cidrs.iter().enumerate() {
+        let cidr = cidr.as_str().unwrap_or("");
+        check::each(identifier::cidr(cidr), cidr, &at.index(index), errors);
+    }
+    if cidrs.len() > 2 {
+        errors.invalid(&at, cidrs.to_vec(), "may specify no more than one CIDR for each IP family");
+    }
+}
+
+fn validate_change(new: &Value, old: &Value, errors: &mut Errors) {
+    let path = Path::new("spec");
+    let (after, before) = (new.at("spec"), old.at("spec"));
+    if !before.items("podCIDRs").is_empty() && before.items("podCIDRs") != after.items("podCIDRs") {
+        errors.forbidden(&path.child("podCIDRs"), "node updates may not change podCIDR except from \"\" to valid");
+    }
+    let provider = before.text("providerID");
+    if !provider.is_empty() && provider != after.text("providerID") {
+        errors.forbidden(&path.child("providerID"), "node updates may not change providerID except from \"\" to valid");
+    }
+}
+
+fn taints(node: &Value, errors: &mut Errors) {
+    let spec = node.at("spec");
     // Upstream tells of taints below metadata.
     let at = Path::new("metadata.taints");
     let mut seen = Vec::new();
@@ -144,26 +172,5 @@ fn validate(node: &Value, errors: &mut Errors) {
         } else {
             seen.push((key, effect));
         }
-    }
-    let cidrs = spec.items("podCIDRs");
-    let at = path.child("podCIDRs");
-    for (index, cidr) in cidrs.iter().enumerate() {
-        let cidr = cidr.as_str().unwrap_or("");
-        check::each(identifier::cidr(cidr), cidr, &at.index(index), errors);
-    }
-    if cidrs.len() > 2 {
-        errors.invalid(&at, cidrs.to_vec(), "may specify no more than one CIDR for each IP family");
-    }
-}
-
-fn validate_change(new: &Value, old: &Value, errors: &mut Errors) {
-    let path = Path::new("spec");
-    let (after, before) = (new.at("spec"), old.at("spec"));
-    if !before.items("podCIDRs").is_empty() && before.items("podCIDRs") != after.items("podCIDRs") {
-        errors.forbidden(&path.child("podCIDRs"), "node updates may not change podCIDR except from \"\" to valid");
-    }
-    let provider = before.text("providerID");
-    if !provider.is_empty() && provider != after.text("providerID") {
-        errors.forbidden(&path.child("providerID"), "node updates may not change providerID except from \"\" to valid");
     }
 }

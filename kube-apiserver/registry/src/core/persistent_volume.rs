@@ -24,8 +24,10 @@ pub fn build(resource: &mut Resource) {
         status: true,
         validate: |_, volume, errors| validate(volume, errors),
         validate_update: |_, new, old, errors| {
+            // Upstream validates the new object in both of its passes.
             validate(new, errors);
             validate_change(new, old, errors);
+            validate(new, errors);
         },
         ..Rules::GENERIC
     }

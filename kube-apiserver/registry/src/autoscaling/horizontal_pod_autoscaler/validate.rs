@@ -72,6 +72,8 @@ fn metric(metric: &Value, path: &Path, errors: &mut Errors) {
     if kind.is_empty() {
         errors.required(&path.child("type"), "must specify a metric source type");
     } else if !TYPES.contains(&kind) {
+        // Both of upstream's checks of the type complain.
+        errors.not_supported(&path.child("type"), kind, TYPES);
         errors.not_supported(&path.child("type"), kind, TYPES);
     }
     let expected = match kind {

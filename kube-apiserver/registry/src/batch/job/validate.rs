@@ -169,6 +169,8 @@ pub(crate) fn job_spec(spec: &Value, path: &Path, errors: &mut Errors) {
 }
 
 pub(super) fn update(new: &Value, old: &Value, errors: &mut Errors) {
+    // Upstream validates the new spec in both of its passes.
+    spec_with_selector(new, errors);
     spec_with_selector(new, errors);
     let path = Path::new("spec");
     let (after, before) = (new.at("spec"), old.at("spec"));

@@ -22,6 +22,7 @@ pub(super) fn validate(context: &Context, new: &Value, old: &Value, errors: &mut
 }
 
 fn pod(new: &Value, old: &Value, errors: &mut Errors) {
+    crate::metadata::validate_labels(new.path("metadata.labels"), &Path::new("metadata.labels"), errors);
     validate_spec(new, errors);
     let path = Path::new("spec");
     let (after, before) = (new.at("spec"), old.at("spec"));
