@@ -112,7 +112,7 @@ pub fn manager_from_user_agent(user_agent: &str) -> String {
 
 /// Brings `metadata.managedFields` of `new` up to date for a create (`live` is `None`), update or patch by `writer`.
 ///
-/// Both objects are canonical by `schema` and have `apiVersion`. What the request itself says of managedFields is honoured as upstream
+/// Both objects are canonical by `schema` and have `apiVersion`. Empty lists that Go prints become null in `new`, as in upstream's storage. What the request itself says of managedFields is honoured as upstream
 /// does: a list of one empty entry resets, an absent or broken list means the live one, and subresources cannot change it.
 pub fn track_update(schema: &Schema, live: Option<&Value>, new: &mut Value, writer: Writer<'_>) {
     let given = take_managed_fields(new);
@@ -141,6 +141,7 @@ pub fn track_update(schema: &Schema, live: Option<&Value>, new: &mut Value, writ
         managers.update(schema, live, new, writer);
         managers.cap();
     }
+    schema.settle(new);
     put_managed_fields(new, managers);
 }
 
@@ -196,6 +197,7 @@ pub fn apply(
     if writer.manager == "kubectl" {
         refresh_last_applied(&mut object, applied);
     }
+    schema.settle(&mut object);
     put_managed_fields(&mut object, managers);
     Ok(object)
 }

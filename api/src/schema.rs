@@ -119,4 +119,10 @@ impl Schema {
     pub fn normalize(&self, value: &mut Value) {
         normalize::normalize(&self.table, self.root, value);
     }
+
+    /// Turns empty lists and maps that are printed all the same into null, as upstream's storage does. Managed fields are kept of the
+    /// object before this; [`crate::apply`] calls it.
+    pub(crate) fn settle(&self, value: &mut Value) {
+        normalize::settle(&self.table, self.root, value);
+    }
 }

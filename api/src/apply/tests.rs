@@ -180,3 +180,18 @@ fn broken_managed_fields_do_no_harm() {
         assert_eq!(new, live);
     }
 }
+
+#[test]
+fn an_empty_list_is_owned_as_given_and_stored_as_null() {
+    let schema = Schema::builtin("rbac.authorization.k8s.io", "v1", "ClusterRole").unwrap();
+    let given =
+        json!({"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRole", "metadata": {"name": "r"}, "rules": []});
+    let mut object = schema.decode_ref(&given, FieldValidation::Strict).unwrap().object;
+    track_update(&schema, None, &mut object, writer("creator"));
+    assert_eq!((&object["rules"], fields_of(&object, "creator")), (&Value::Null, &json!({"f:rules": {}})));
+    let error = apply(&schema, Some(&object), &given, writer("me"), false).unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        r#"Apply failed with 1 conflict: conflict with "creator" using rbac.authorization.k8s.io/v1: .rules"#
+    );
+}

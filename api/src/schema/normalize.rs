@@ -77,9 +77,6 @@ pub(crate) fn emit(table: &Table, field: &Field, value: Value) -> Option<Value> 
         Value::String(text) if empty && text.is_empty() && !matches!(field.kind, Type::IntOrString | Type::Raw) => None,
         Value::Array(list) if empty && list.is_empty() && !matches!(field.kind, Type::Raw | Type::Any) => None,
         Value::Object(map) if empty && map.is_empty() && matches!(field.kind, Type::Map(_)) => None,
-        // Storage in protobuf knows no empty list beside a missing one.
-        Value::Array(list) if list.is_empty() && matches!(field.kind, Type::List(_)) => Some(Value::Null),
-        Value::Object(map) if map.is_empty() && matches!(field.kind, Type::Map(_)) => Some(Value::Null),
         _ if omit_zero && value == zero(table, field.kind) => None,
         _ => Some(value),
     }
@@ -117,6 +114,32 @@ pub(super) fn normalize(table: &Table, kind: Type, value: &mut Value) {
             if let Ok(quantity) = crate::quantity::Quantity::parse(text) {
                 *text = quantity.to_string();
             }
+        }
+        _ => {}
+    }
+}
+
+/// Turns empty lists and maps that are printed all the same into null, in place: upstream's storage (protobuf) knows no difference, so
+/// this is what a stored object has.
+pub(super) fn settle(table: &Table, kind: Type, value: &mut Value) {
+    match (kind, value) {
+        (Type::Struct(id), Value::Object(map)) => {
+            let shape = table.get(id);
+            for (name, value) in map {
+                let Some(field) = shape.field(name) else { continue };
+                let printed = !field.flags.has(Flags::OMIT_EMPTY) && !field.flags.has(Flags::POINTER);
+                match (field.kind, &*value) {
+                    (Type::List(_), Value::Array(list)) if printed && list.is_empty() => *value = Value::Null,
+                    (Type::Map(_), Value::Object(map)) if printed && map.is_empty() => *value = Value::Null,
+                    _ => settle(table, field.kind, value),
+                }
+            }
+        }
+        (Type::List(id), Value::Array(list)) if matches!(table.element(id), Type::Struct(_)) => {
+            list.iter_mut().for_each(|value| settle(table, table.element(id), value));
+        }
+        (Type::Map(id), Value::Object(map)) if matches!(table.element(id), Type::Struct(_)) => {
+            map.values_mut().for_each(|value| settle(table, table.element(id), value));
         }
         _ => {}
     }
