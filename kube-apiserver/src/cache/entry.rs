@@ -273,7 +273,59 @@ pub fn with_version(document: &[u8], revision: u64) -> Result<Bytes, Malformed> 
 
 /// An entry in the ordered set, compared by key.
 #[derive(Clone)]
-pub struct Item(pub Arc<Entry>);
+pub struct Item(pub Arc<Entry>, Tag);
+
+/// A digest of what lists select by, kept beside the pointer: a scan of thousands of objects for one node's or one label's reads these
+/// words in sequence and follows the pointers of likely matches only.
+///
+/// The upper half is a hash of the resource's indexed field (`spec.nodeName`), the lower half a Bloom filter of the labels.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Tag(u64);
+
+impl Tag {
+    /// What the tag of an object with this label has at least.
+    pub fn of_label(key: &str, value: &str) -> Self {
+        Self(1 << (hash(&[key.as_bytes(), b"=", value.as_bytes()]) % 32))
+    }
+
+    /// The part of the tag of an object whose indexed field has this value.
+    pub fn of_field(value: &str) -> Self {
+        Self(hash(&[value.as_bytes()]) & 0xffff_ffff_0000_0000)
+    }
+
+    /// Both.
+    pub fn with(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
+
+    /// Whether an object with this tag can have the labels in `wanted` and, where given, the indexed field `field`.
+    pub fn can_match(self, wanted: Self, field: Option<Self>) -> bool {
+        self.0 & wanted.0 == wanted.0 && field.is_none_or(|field| self.0 & 0xffff_ffff_0000_0000 == field.0)
+    }
+}
+
+/// FNV-1a, finished so that all bits count.
+fn hash(parts: &[&[u8]]) -> u64 {
+    let mut state = 0xcbf2_9ce4_8422_2325_u64;
+    for byte in parts.iter().flat_map(|part| part.iter()) {
+        state = (state ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
+    }
+    (state ^ (state >> 29)).wrapping_mul(0xbf58_476d_1ce4_e5b9)
+}
+
+impl Item {
+    /// The entry with its tag; `indexed` is the number of the field that lists are indexed by.
+    pub fn new(entry: Arc<Entry>, indexed: Option<usize>) -> Self {
+        let labels = entry.labels.iter().fold(Tag::default(), |tag, (key, value)| tag.with(Tag::of_label(key, value)));
+        let tag = indexed.map_or(labels, |index| labels.with(Tag::of_field(entry.field(index))));
+        Self(entry, tag)
+    }
+
+    /// The digest.
+    pub fn tag(&self) -> Tag {
+        self.1
+    }
+}
 
 impl Borrow<str> for Item {
     fn borrow(&self) -> &str {

@@ -1,8 +1,8 @@
 //! Which entries of a resource a list or watch wants: a scope that the index knows, and selectors that are tested.
 
-use api::selector::{FieldSelector, LabelSelector};
+use api::selector::{FieldSelector, LabelSelector, Operator};
 
-use super::entry::Entry;
+use super::entry::{Entry, Tag};
 
 /// The part of a resource that a request reads.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -64,6 +64,17 @@ impl Filter {
             };
             (have == want.value) == want.equal
         }) && self.labels.as_ref().is_none_or(|labels| labels.matches_with(|key| entry.label(key)))
+    }
+
+    /// What the tags of all matching entries have at least.
+    pub fn tag(&self) -> Tag {
+        let requirements = self.labels.iter().flat_map(|labels| labels.requirements.iter());
+        requirements.fold(Tag::default(), |tag, requirement| match (requirement.operator, requirement.values.as_slice()) {
+            (Operator::Equals | Operator::DoubleEquals | Operator::In, [value]) => {
+                tag.with(Tag::of_label(&requirement.key, value))
+            }
+            _ => tag,
+        })
     }
 
     /// Resolves a field selector against a resource's selectable keys.

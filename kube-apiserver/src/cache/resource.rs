@@ -9,7 +9,7 @@ use imbl::OrdSet;
 use parking_lot::RwLock;
 use tokio::sync::mpsc;
 
-use super::entry::{Entry, Item, Malformed};
+use super::entry::{Entry, Item, Malformed, Tag};
 use super::extract::{Extract, FieldOf};
 use super::filter::{Filter, Scope};
 use super::watch::{Delivery, Event, Watchers};
@@ -31,6 +31,8 @@ pub struct ResourceCache {
     /// Names of the selectable fields, in the order of [`Entry::field`].
     pub selectable: Vec<&'static str>,
     pub(super) extract: Extract,
+    /// The number of `spec.nodeName`, the field that kubelets list and watch by.
+    pub indexed: Option<usize>,
     inner: RwLock<Inner>,
     version: AtomicU64,
 }
@@ -59,6 +61,30 @@ pub struct Snapshot {
 impl Snapshot {
     /// Entries from just after `after` (or from the start) within `scope`, in key order.
     pub fn from<'a>(&'a self, scope: &Scope, after: Option<&str>) -> impl Iterator<Item = &'a Arc<Entry>> {
+        self.range(scope, after).map(|item| &item.0)
+    }
+
+    /// The same, of those that match the filter.
+    pub fn matching<'a>(
+        &'a self,
+        scope: &Scope,
+        filter: &'a Filter,
+        after: Option<&str>,
+    ) -> impl Iterator<Item = &'a Arc<Entry>> {
+        let wanted = filter.tag();
+        let field = match scope {
+            // Only the indexed field makes a scope.
+            Scope::Field(_, value) => Some(Tag::of_field(value)),
+            _ => None,
+        };
+        self.range(scope, after)
+            .filter(move |item| item.tag().can_match(wanted, field))
+            .map(|item| &item.0)
+            .filter(move |entry| filter.matches(entry))
+    }
+
+    /// Items from just after `after` (or from the start) within `scope`, in key order.
+    fn range<'a>(&'a self, scope: &Scope, after: Option<&str>) -> impl Iterator<Item = &'a Item> {
         let (low, high) = match scope {
             Scope::Namespace(namespace) => (Bound::Included(format!("{namespace}/")), Bound::Excluded(format!("{namespace}0"))),
             Scope::Name(key) => (Bound::Included(key.clone()), Bound::Included(key.clone())),
@@ -78,7 +104,7 @@ impl Snapshot {
         };
         let borrowed = (low.as_ref().map(String::as_str), high.as_ref().map(String::as_str));
         let range = if empty { None } else { Some(self.items.range::<_, str>(borrowed)) };
-        range.into_iter().flatten().map(|item| &item.0)
+        range.into_iter().flatten()
     }
 }
 
@@ -100,6 +126,7 @@ impl ResourceCache {
             namespaced,
             selectable: selectable.iter().map(|(key, _)| *key).collect(),
             extract: Extract::new(selectable),
+            indexed: selectable.iter().position(|(key, _)| *key == "spec.nodeName"),
             inner: RwLock::default(),
             version: AtomicU64::new(0),
         }
@@ -125,7 +152,7 @@ impl ResourceCache {
         for event in inner.window.iter().rev().take_while(|event| event.revision() > revision) {
             match &event.previous {
                 Some(previous) => {
-                    items.insert(Item(previous.clone()));
+                    items.insert(Item::new(previous.clone(), self.indexed));
                 }
                 None => {
                     items.remove(event.entry.key());
@@ -178,7 +205,7 @@ impl ResourceCache {
     pub(super) fn put(&self, entry: Entry) {
         let entry = Arc::new(entry);
         let mut inner = self.inner.write();
-        let previous = inner.items.insert(Item(entry.clone())).map(|item| item.0);
+        let previous = inner.items.insert(Item::new(entry.clone(), self.indexed)).map(|item| item.0);
         inner.push(Event::written(entry, previous));
         self.version.fetch_add(1, Ordering::Release);
     }
@@ -194,7 +221,7 @@ impl ResourceCache {
 
     /// Everything anew, as of `revision`: watchers must come again, versions before are no longer known.
     pub(super) fn replace(&self, entries: Vec<Entry>, revision: u64) {
-        let items: OrdSet<Item> = entries.into_iter().map(|entry| Item(Arc::new(entry))).collect();
+        let items: OrdSet<Item> = entries.into_iter().map(|entry| Item::new(Arc::new(entry), self.indexed)).collect();
         let mut inner = self.inner.write();
         *inner = Inner { items, revision, window_start: revision, ..Inner::default() };
         self.version.fetch_add(1, Ordering::Release);
@@ -249,6 +276,45 @@ mod tests {
         assert_eq!(keys(&now, &Scope::All, Some("a/x")), ["a/y", "b/x"]);
         assert_eq!(keys(&now, &Scope::Name("a/y".into()), None), ["a/y"]);
         assert_eq!(keys(&now, &Scope::Name("a/y".into()), Some("a/y")), Vec::<String>::new());
+    }
+
+    #[test]
+    fn tags_hide_nothing_that_matches() {
+        fn node(object: &serde_json::Value) -> String {
+            object["spec"]["nodeName"].as_str().unwrap_or("").to_owned()
+        }
+        let cache = ResourceCache::new("pods", true, &[("spec.nodeName", node)]);
+        for index in 0..500 {
+            let document = format!(
+                r#"{{"metadata":{{"labels":{{"a":"{}","b":"{}","e":""}}}},"spec":{{"nodeName":"n{}"}}}}"#,
+                index % 7,
+                index % 3,
+                index % 11
+            );
+            cache.put(cache.entry(&format!("n/p{index}"), document.as_bytes(), index + 1).unwrap());
+        }
+        let now = cache.snapshot(0);
+        for (selector, count) in [
+            ("a=3", 71),
+            ("a=3,b=1", 24),
+            ("a in (3)", 71),
+            ("a in (3,4)", 142),
+            ("a!=3", 429),
+            ("e=", 500),
+            ("x", 0),
+            ("!x", 500),
+        ] {
+            let filter = Filter { labels: Some(api::selector::LabelSelector::parse(selector).unwrap()), fields: Vec::new() };
+            let slow = now.from(&Scope::All, None).filter(|entry| filter.matches(entry)).count();
+            assert_eq!((now.matching(&Scope::All, &filter, None).count(), slow), (count, count), "{selector}");
+        }
+        let fields = vec![crate::cache::filter::FieldMatch {
+            field: crate::cache::filter::Field::Other(0),
+            equal: true,
+            value: "n5".into(),
+        }];
+        let filter = Filter { labels: None, fields };
+        assert_eq!(now.matching(&Scope::Field(0, "n5".into()), &filter, None).count(), 45);
     }
 
     #[test]

@@ -23,7 +23,7 @@ pub async fn delete_collection(call: &mut Call) -> Result<Response, Status> {
     call.server.caches.fresh().await?;
     let snapshot = call.server.caches.snapshot(&cache);
     let served = call.served.clone();
-    let wanted: Vec<_> = snapshot.from(&scope, None).filter(|entry| filter.matches(entry)).cloned().collect();
+    let wanted: Vec<_> = snapshot.matching(&scope, &filter, None).cloned().collect();
     let mut items = Vec::with_capacity(wanted.len());
     for entry in wanted {
         match delete::one(call, &served, entry.namespace(), entry.name(), &options).await {

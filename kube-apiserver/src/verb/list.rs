@@ -156,7 +156,7 @@ async fn exact(call: &Call, cache: &ResourceCache, wanted: u64, scope: &Scope) -
             let Ok(document) = codec::stored_json(&item.value) else { continue };
             let key = &item.key[base.len() + 1..];
             if let Ok(entry) = cache.entry(key, &document, item.revision) {
-                items.insert(Item(Arc::new(entry)));
+                items.insert(Item::new(Arc::new(entry), cache.indexed));
             }
         }
         match page.items.last() {
@@ -239,12 +239,9 @@ fn paginate(selection: &Selection) -> (Option<Vec<Arc<Entry>>>, Page) {
         return (None, Page { next: None, remaining: None });
     }
     let mut found = Vec::new();
-    let mut rest = selection.snapshot.from(&selection.scope, selection.after.as_deref());
+    let mut rest = selection.snapshot.matching(&selection.scope, &selection.filter, selection.after.as_deref());
     let mut more = false;
     for entry in rest.by_ref() {
-        if !selection.filter.matches(entry) {
-            continue;
-        }
         if found.len() == selection.limit {
             more = true;
             break;
@@ -298,8 +295,9 @@ impl Cursor {
             return;
         }
         let mut last = None;
-        for entry in self.selection.snapshot.from(&self.selection.scope, self.selection.after.as_deref()) {
-            if self.selection.filter.matches(entry) && take(entry) {
+        let Selection { snapshot, scope, filter, after, .. } = &self.selection;
+        for entry in snapshot.matching(scope, filter, after.as_deref()) {
+            if take(entry) {
                 last = Some(entry.key().to_owned());
                 break;
             }
@@ -450,8 +448,7 @@ fn table(call: &Call, beta: bool, selection: Selection) -> Result<Response, Stat
 fn gathered(call: &Call, accept: Accept, selection: &Selection) -> Result<Response, Status> {
     let (found, page) = paginate(selection);
     let found = found.unwrap_or_else(|| {
-        let all = selection.snapshot.from(&selection.scope, selection.after.as_deref());
-        all.filter(|entry| selection.filter.matches(entry)).cloned().collect()
+        selection.snapshot.matching(&selection.scope, &selection.filter, selection.after.as_deref()).cloned().collect()
     });
     let metadata = page.metadata(selection.snapshot.revision);
     let out = if let Shape::Table(beta) = accept.shape {

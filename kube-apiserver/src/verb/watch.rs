@@ -211,10 +211,7 @@ impl State {
         let mut buffer = BytesMut::new();
         if let Some(initial) = &mut self.initial {
             let mut last = None;
-            for entry in initial.snapshot.from(&initial.scope, initial.after.as_deref()) {
-                if !initial.filter.matches(entry) {
-                    continue;
-                }
+            for entry in initial.snapshot.matching(&initial.scope, &initial.filter, initial.after.as_deref()) {
                 self.frames.initial(entry, &mut buffer);
                 if buffer.len() >= PIECE {
                     last = Some(entry.key().to_owned());
