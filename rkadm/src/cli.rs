@@ -44,6 +44,8 @@ pub enum Command {
     Kubeconfig(command::kubeconfig::KubeconfigArgs),
     /// etcd of the control plane: state, members, snapshots
     Etcd(command::etcd::EtcdArgs),
+    /// One page about this host and its cluster: what runs, what is wrong, what to do
+    Status(command::status::StatusArgs),
     /// Upgrade your cluster smoothly to a newer version with this command
     Upgrade(upgrade::UpgradeArgs),
     /// Print the version of rkadm
@@ -70,6 +72,7 @@ pub async fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Certs(args) => command::certs::run(args, rootfs).await,
         Command::Kubeconfig(args) => command::kubeconfig::run(args, rootfs).await,
         Command::Etcd(args) => command::etcd::run(args, rootfs).await,
+        Command::Status(args) => command::status::run(args, rootfs).await,
         Command::Upgrade(args) => upgrade::run(args, rootfs).await,
         Command::Version(args) => command::version::run(args),
         Command::Lab(args) => lab::run(args).await,

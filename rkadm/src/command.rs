@@ -4,6 +4,7 @@ pub mod certs;
 pub mod config;
 pub mod etcd;
 pub mod kubeconfig;
+pub mod status;
 pub mod token;
 pub mod version;
 
