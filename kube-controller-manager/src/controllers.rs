@@ -68,6 +68,8 @@ table! {
     "persistentvolume-binder-controller" "persistentvolume-binder" "persistent-volume-binder" true crate::pv_binder::start;
     "resourcequota-controller" "resourcequota" "resourcequota-controller" true crate::resource_quota::start;
     "horizontal-pod-autoscaler-controller" "horizontalpodautoscaling" "horizontal-pod-autoscaler" true crate::horizontal::start;
+    "endpointslice-mirroring-controller" "endpointslicemirroring" "endpointslicemirroring-controller" true crate::endpointslice_mirroring::start;
+    "service-cidr-controller" "" "service-cidrs-controller" true crate::service_cidr::start;
     "deployment-controller" "deployment" "deployment-controller" true crate::deployment::start;
     "replicaset-controller" "replicaset" "replicaset-controller" true crate::replicaset::start;
     "replicationcontroller-controller" "replicationcontroller" "replication-controller" true crate::replicaset::start_replication_controllers;
@@ -98,9 +100,9 @@ pub fn select(flags: &[String]) -> Result<Vec<&'static str>, String> {
     Ok(chosen.map(|row| row.name).collect())
 }
 
-/// Names that upstream knows and that do nothing here: parts of cloud providers, and what is off by default upstream. They are
-/// accepted in `--controllers`, so that existing command lines go on working.
-const ABSENT: &[&str] = &[
+/// Names that upstream knows and that do nothing here: parts of cloud providers, what is off by default upstream, and what is still to
+/// be written. They are accepted in `--controllers`, so that existing command lines go on working, and told in the log.
+pub const ABSENT: &[&str] = &[
     "service-lb-controller",
     "service",
     "node-route-controller",
@@ -112,6 +114,19 @@ const ABSENT: &[&str] = &[
     "kube-apiserver-serving-clustertrustbundle-publisher-controller",
     "podcertificaterequest-cleaner-controller",
     "storage-version-migrator-controller",
+    "persistentvolume-attach-detach-controller",
+    "attachdetach",
+    "persistentvolume-expander-controller",
+    "persistentvolume-expander",
+    "storageversion-garbage-collector-controller",
+    "storage-version-gc",
+    "resourceclaim-controller",
+    "resource-claim-controller",
+    "legacy-serviceaccount-token-cleaner-controller",
+    "legacy-service-account-token-cleaner",
+    "validatingadmissionpolicy-status-controller",
+    "volumeattributesclass-protection-controller",
+    "device-taint-eviction-controller",
 ];
 
 #[cfg(test)]

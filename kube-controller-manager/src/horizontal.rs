@@ -268,8 +268,9 @@ impl Controller {
         // The selector is text; the server knows how to read it.
         let listed = self.ctx.namespaced::<Pod>(&key.namespace).list(&ListParams::default().labels(by)).await?;
         let all: Vec<Arc<Pod>> = listed.items.into_iter().map(Arc::new).collect();
-        let (mut best, mut failed, mut statuses): (Option<(i32, String)>, Option<(String, String)>, Vec<MetricStatus>) =
-            (None, None, Vec::new());
+        let mut best: Option<(i32, String)> = None;
+        let mut failed: Option<(String, String)> = None;
+        let mut statuses: Vec<MetricStatus> = Vec::new();
         for metric in &metrics {
             match self.one(key, metric, current, by, &all, &rules, draft.now).await {
                 Ok(measured) => {

@@ -15,7 +15,7 @@ use kube::config::{AuthInfo, KubeConfigOptions, Kubeconfig};
 
 use crate::config::Config;
 use crate::context::Context;
-use crate::controllers::CONTROLLERS;
+use crate::controllers::{ABSENT, CONTROLLERS};
 use crate::credentials::Clients;
 use crate::serving;
 
@@ -83,6 +83,10 @@ pub async fn start(config: Arc<Config>, tasks: Tasks) -> anyhow::Result<Running>
     let checks = Checks::new();
     let address = serving::start(&config, &tasks, checks.clone()).await?;
     tracing::info!(address = ?address, controllers = config.controllers.join(","), "Starting {COMPONENT} {}", component::version::VERSION);
+
+    for name in options.controllers.iter().filter(|name| ABSENT.contains(&name.as_str())) {
+        tracing::warn!(controller = name, "Controller is known but does nothing here");
+    }
 
     let (lead_config, lead_tasks, lead_client) = (Arc::clone(&config), tasks.clone(), own.clone());
     let leading = tokio::spawn(async move {
