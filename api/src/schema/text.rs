@@ -246,7 +246,8 @@ pub(crate) fn canonical_duration(given: String) -> Result<String, String> {
 
 /// The known name nearest to `name`: at most a third of its letters (and at least one) changed, added, dropped or swapped.
 pub(crate) fn nearest<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
-    if name.len() > 64 {
+    // Directives of strategic merge are no typing errors.
+    if name.len() > 64 || name.starts_with('$') {
         return None;
     }
     let limit = (name.chars().count() / 3).clamp(1, 4);
