@@ -105,13 +105,7 @@ fn json_document(object: &Value, key: &str, errors: &mut Errors) {
     };
     let bytes = STANDARD.decode(encoded).unwrap_or_default();
     if let Err(error) = serde_json::from_slice::<serde_json::Map<String, Value>>(&bytes) {
-        let why = match error.classify() {
-            serde_json::error::Category::Eof => "unexpected end of JSON input".to_owned(),
-            _ => match bytes.first() {
-                Some(first) => format!("invalid character {:?} looking for beginning of value", char::from(*first)),
-                None => error.to_string(),
-            },
-        };
+        let why = api::json::syntax_error(&bytes).unwrap_or_else(|| error.to_string());
         errors.invalid(&path, "<secret contents redacted>", why);
     }
 }
