@@ -247,6 +247,12 @@ fn doomed(reset: &Reset) -> Vec<PathBuf> {
     for name in ["admin", "super-admin", "kubelet", "bootstrap-kubelet", "controller-manager", "scheduler"] {
         list.push(format!("/etc/kubernetes/{name}.conf").into());
     }
+    // The agent installs itself under both names; a loopback plugin of somebody else has another size.
+    let size =
+        |name: &str| std::fs::metadata(reset.files.real(&Path::new("/opt/cni/bin").join(name))).map(|meta| meta.len()).ok();
+    if size("loopback").is_some() && size("loopback") == size("rk-cni") {
+        list.push("/opt/cni/bin/loopback".into());
+    }
     if reset.config.cleanup_tmp_dir {
         list.push("/etc/kubernetes/tmp".into());
     }

@@ -217,7 +217,7 @@ fn local_endpoint(files: &Files) -> Option<ApiEndpoint> {
 }
 
 /// This node's name, from the certificate that its kubelet uses.
-fn node_name(files: &Files) -> Option<String> {
+pub fn node_name(files: &Files) -> Option<String> {
     let of = |certificate: pki::Certificate| certificate.subject().common_name.strip_prefix("system:node:").map(str::to_string);
     let rotated = files.read(kubelet::CLIENT_CERTIFICATE).ok().flatten().and_then(|text| pki::Certificate::from_pem(&text).ok());
     rotated.and_then(of).or_else(|| {

@@ -83,7 +83,9 @@ async fn observe(args: &StatusArgs, files: &Files) -> Observed {
         containers = runtime.containers().await.unwrap_or_default();
     }
     for component in manifest::COMPONENTS {
-        if !files.exists(manifest::path(component)) {
+        // A control plane without its scheduler's manifest is a control plane with something missing.
+        let expected = component != "etcd" && files.exists(manifest::path("kube-apiserver"));
+        if !files.exists(manifest::path(component)) && !expected {
             continue;
         }
         let running = containers.iter().any(|container| container.name() == component && container.is_running());
@@ -99,8 +101,16 @@ async fn observe(args: &StatusArgs, files: &Files) -> Observed {
     let kubeconfig =
         if files.exists(&args.kubeconfig) { files.real(&args.kubeconfig) } else { files.real(Path::new(kubelet::KUBECONFIG)) };
     if let Ok(Ok(api)) = tokio::time::timeout(PATIENCE, Api::connect(&kubeconfig, Duration::ZERO)).await {
-        if let Ok(Ok(list)) = tokio::time::timeout(PATIENCE, api.get("/api/v1/nodes")).await {
-            seen.nodes = Some(list["items"].as_array().into_iter().flatten().map(node_of).collect());
+        match tokio::time::timeout(PATIENCE, api.get("/api/v1/nodes")).await {
+            Ok(Ok(list)) => seen.nodes = Some(list["items"].as_array().into_iter().flatten().map(node_of).collect()),
+            // A node's own credentials may read that Node alone.
+            Ok(Err(error)) if client::is_code(&error, 403) => {
+                let own = format!("/api/v1/nodes/{}", crate::upgrade::node_name(files).unwrap_or_default());
+                if let Ok(Ok(node)) = tokio::time::timeout(PATIENCE, api.get(&own)).await {
+                    seen.nodes = Some(vec![node_of(&node)]);
+                }
+            }
+            _ => {}
         }
         if let Ok(Ok(list)) = tokio::time::timeout(PATIENCE, api.get("/api/v1/namespaces/kube-system/pods")).await {
             seen.pods = list["items"].as_array().into_iter().flatten().filter_map(troubled).collect();
