@@ -76,8 +76,7 @@ pub fn int_or_percent(value: &Value, path: &Path, errors: &mut Errors) {
 
 /// A percentage of a hundred at most.
 pub fn at_most_100_percent(value: &Value, path: &Path, errors: &mut Errors) {
-    if let Some(percent) = percent_of(value).filter(|percent| *percent > 100) {
-        let _ = percent;
+    if percent_of(value).is_some_and(|percent| percent > 100) {
         errors.invalid(path, value.clone(), "must not be greater than 100%");
     }
 }

@@ -89,8 +89,8 @@ impl ResourceQuota {
             if !usage::in_scope(&quota, &request.group, &request.resource, object) {
                 continue;
             }
-            // The controller has not seen the quota yet: its own numbers are what counts.
-            let hard = amounts(&quota["spec"]["hard"]);
+            // Only what the controller has counted holds: before that nobody knows what is in use.
+            let hard = amounts(&quota["status"]["hard"]);
             let relevant: Amounts =
                 charge.iter().filter(|(name, _)| hard.contains_key(*name)).map(|(n, a)| (n.clone(), a.clone())).collect();
             if request.operation == Operation::Create {
@@ -127,12 +127,6 @@ impl ResourceQuota {
                 ));
             }
             let mut quota = quota;
-            if !quota["status"].is_object() {
-                quota["status"] = serde_json::json!({});
-            }
-            if quota["status"]["hard"].is_null() {
-                quota["status"]["hard"] = quota["spec"]["hard"].clone();
-            }
             for (name, amount) in &relevant {
                 let total = used.get(name).map_or_else(|| amount.clone(), |used| used.add(amount));
                 quota["status"]["used"][name] = total.to_string().into();
@@ -214,7 +208,7 @@ mod tests {
     }
 
     fn plugin(hard: Value) -> (Arc<ResourceQuota>, Arc<Store>) {
-        let quota = json!({"metadata": {"name": "q"}, "spec": {"hard": hard}});
+        let quota = json!({"metadata": {"name": "q"}, "spec": {"hard": hard}, "status": {"hard": hard}});
         let store = Arc::new(Store { quota: Mutex::new((quota.clone(), 1)) });
         let host = Cluster::default().with("", "resourcequotas", "d", quota).host();
         (Arc::new(ResourceQuota { lister: host.lister, quotas: store.clone() }), store)

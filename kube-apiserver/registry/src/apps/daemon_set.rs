@@ -24,10 +24,10 @@ pub fn build(resource: &mut Resource) {
         update,
         validate: |_, object, errors| validate(object, errors),
         validate_update: |_, new, old, errors| {
-            validate(new, errors);
             immutable(new.path("spec.selector"), old.path("spec.selector"), &Path::new("spec.selector"), errors);
+            validate(new, errors);
         },
-        warnings: |_, new, _| warnings::pod(new.path("spec.template"), None, "spec.template"),
+        warnings: |_, new, _| warnings::pod(new.path("spec.template"), "spec.template"),
         generation: SPEC,
         status: true,
         ..Rules::GENERIC
@@ -116,13 +116,13 @@ fn validate(object: &Value, errors: &mut Errors) {
     let path = Path::new("spec");
     let spec = object.at("spec");
     let at = path.child("template");
-    template::template(spec.at("template"), &at, errors);
     let selector = spec.at("selector");
     check::label_selector(selector, &path.child("selector"), errors);
     template::matches(selector, spec.at("template"), &at, errors);
     if !selector.is_null() && check::is_empty_selector(selector) {
         errors.invalid(&path.child("selector"), selector.clone(), "empty selector is invalid for daemonset");
     }
+    template::template(spec.at("template"), &at, errors);
     template::always_restarted(spec.at("template"), "DaemonSet", &at, errors);
     check::non_negative_field(spec, "minReadySeconds", &path, errors);
     strategy(spec.at("updateStrategy"), &path.child("updateStrategy"), errors);

@@ -28,7 +28,7 @@ pub fn build(resource: &mut Resource) {
             validate(new, errors);
             immutable(new.path("spec.selector"), old.path("spec.selector"), &Path::new("spec.selector"), errors);
         },
-        warnings: |_, new, _| warnings::pod(new.path("spec.template"), None, "spec.template"),
+        warnings: |_, new, _| warnings::pod(new.path("spec.template"), "spec.template"),
         generation: SPEC,
         status: true,
         ..Rules::GENERIC

@@ -34,7 +34,7 @@ pub fn build(resource: &mut Resource) {
             validate(new, errors);
             validate_change(new, old, errors);
         },
-        warnings: |_, new, _| warnings::pod(new.path("spec.template"), None, "spec.template"),
+        warnings: |_, new, _| warnings::pod(new.path("spec.template"), "spec.template"),
         name: identifier::name_is_dns_label,
         generation: SPEC,
         status: true,

@@ -26,7 +26,7 @@ pub fn build(resource: &mut Resource) {
         },
         validate_update: |_, new, _, errors| validate(new, errors),
         warnings: |_, new, _| {
-            crate::pod_spec::warnings::pod(new.path("spec.jobTemplate.spec.template"), None, "spec.jobTemplate.spec.template")
+            crate::pod_spec::warnings::pod(new.path("spec.jobTemplate.spec.template"), "spec.jobTemplate.spec.template")
         },
         generation: SPEC,
         status: true,

@@ -22,7 +22,7 @@ pub fn build(resource: &mut Resource) {
         create,
         validate: |_, job, errors| validate::create(job, errors),
         validate_update: |_, new, old, errors| validate::update(new, old, errors),
-        warnings: |_, new, _| warnings::pod(new.path("spec.template"), None, "spec.template"),
+        warnings: |_, new, _| warnings::pod(new.path("spec.template"), "spec.template"),
         generation: SPEC,
         status: true,
         orphan: true,

@@ -27,7 +27,7 @@ pub fn build(resource: &mut Resource) {
             validate_create(pod, errors);
         },
         validate_update: update::validate,
-        warnings: |_, new, old| if old.is_some() { Vec::new() } else { warnings::pod(new, old, "") },
+        warnings: |_, new, old| if old.is_some() { Vec::new() } else { warnings::pod(new, "") },
         generation: SPEC,
         status: true,
         ..Rules::GENERIC

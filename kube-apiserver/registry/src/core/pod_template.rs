@@ -15,7 +15,7 @@ pub fn build(resource: &mut Resource) {
         default: defaults::template,
         validate: |_, object, errors| validate(object, errors),
         validate_update: |_, new, _, errors| validate(new, errors),
-        warnings: |_, new, _| warnings::pod(new.at("template"), None, "template"),
+        warnings: |_, new, _| warnings::pod(new.at("template"), "template"),
         generation: Generation::Fields(&["template"]),
         ..Rules::GENERIC
     }

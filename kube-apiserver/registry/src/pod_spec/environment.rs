@@ -180,8 +180,9 @@ pub fn resource_selector(selector: &Value, volume: bool, path: &Path, errors: &m
         errors.not_supported(&path.child("resource"), resource, RESOURCE_FIELDS);
     }
     let divisor = selector.at("divisor");
-    let Some(amount) = quantity::parse(divisor).filter(|amount| *amount != 0) else { return };
-    let _ = amount;
+    if quantity::parse(divisor).is_none_or(|amount| amount == 0) {
+        return;
+    }
     let text = divisor.as_str().unwrap_or("");
     const BYTES: &[&str] = &["1", "1k", "1M", "1G", "1T", "1P", "1E", "1Ki", "1Mi", "1Gi", "1Ti", "1Pi", "1Ei"];
     let path = path.child("divisor");

@@ -16,7 +16,7 @@ const DEPRECATED_NODE_LABELS: &[(&str, &str)] = &[
 ];
 
 /// Warnings of a pod or template; `prefix` is where it stands (`template`, or empty for a pod).
-pub fn pod(pod: &Value, old: Option<&Value>, prefix: &str) -> Vec<String> {
+pub fn pod(pod: &Value, prefix: &str) -> Vec<String> {
     let mut out = Vec::new();
     let (spec, base) = (pod.at("spec"), if prefix.is_empty() { "spec".to_owned() } else { format!("{prefix}.spec") });
     for (key, _) in spec.entries("nodeSelector") {
@@ -61,12 +61,6 @@ pub fn pod(pod: &Value, old: Option<&Value>, prefix: &str) -> Vec<String> {
     }
     volumes(spec, &base, &mut out);
     containers(spec, &base, &mut out);
-    tolerations(spec, old, &base, &mut out);
-    if spec.int("terminationGracePeriodSeconds").is_some_and(|seconds| seconds < 0) {
-        out.push(format!(
-            "{base}.terminationGracePeriodSeconds: must be >= 0; negative values are invalid and will be treated as 1"
-        ));
-    }
     out
 }
 
@@ -206,13 +200,11 @@ fn containers(spec: &Value, base: &str, out: &mut Vec<String>) {
             let variables = container.items("env");
             for (position, variable) in variables.iter().enumerate() {
                 let name = variable.text("name");
-                let Some(before) = variables[..position].iter().rposition(|other| other.text("name") == name) else { continue };
-                let former = variables[before].text("value");
                 // A later value that refers to the earlier one is meant.
-                if variable.text("value").contains(&format!("$({name})")) {
+                let refers = variable.text("value").contains(&format!("$({name})"));
+                if refers || !variables[..position].iter().any(|other| other.text("name") == name) {
                     continue;
                 }
-                let _ = former;
                 out.push(format!(
                     "{at}.env[{position}]: hides previous definition of {name:?}, which may be dropped when using apply"
                 ));
@@ -232,8 +224,4 @@ fn containers(spec: &Value, base: &str, out: &mut Vec<String>) {
             }
         }
     }
-}
-
-fn tolerations(spec: &Value, _old: Option<&Value>, base: &str, out: &mut Vec<String>) {
-    let _ = (spec, base, out);
 }

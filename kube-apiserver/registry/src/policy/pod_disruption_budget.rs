@@ -20,6 +20,7 @@ pub fn build(resource: &mut Resource) {
             status(&mut zero);
             object.set("status", zero);
         },
+        name: crate::identifier::path_segment,
         generation: SPEC,
         status: true,
         validate: |_, object, errors| validate(object, errors),

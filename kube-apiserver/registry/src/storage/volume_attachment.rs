@@ -62,7 +62,7 @@ fn validate(object: &Value, errors: &mut Errors) {
             check::subdomain(name, &at.child("persistentVolumeName"), errors);
         }
         (true, false) => {
-            let _ = crate::pod_spec::volume::persistent(source.at("inlineVolumeSpec"), &at.child("inlineVolumeSpec"), errors);
+            crate::pod_spec::volume::persistent(source.at("inlineVolumeSpec"), &at.child("inlineVolumeSpec"), errors);
         }
     }
     check::subdomain(spec.text("nodeName"), &path.child("nodeName"), errors);
