@@ -19,14 +19,32 @@ pub fn all(observed: &Observed<'_>, status: &PodStatus) -> Vec<PodCondition> {
     let sandbox =
         observed.runtime.ready_sandbox().is_some_and(|sandbox| pod::is_host_network(observed.pod) || !sandbox.ips.is_empty());
     let scheduled = observed.previous.conditions.iter().flatten().find(|condition| condition.type_ == "PodScheduled").cloned();
-    vec![
+    let mut out = vec![
         finish(observed, "PodReadyToStartContainers", (sandbox && !observed.terminal, String::new(), String::new())),
         finish(observed, "Initialized", initialized(observed, init, main, phase)),
         finish(observed, "Ready", ready),
         finish(observed, "ContainersReady", containers_ready),
         scheduled.unwrap_or_else(|| finish(observed, "PodScheduled", (true, String::new(), String::new()))),
-    ]
+    ];
+    // Says to owners that the pod's end was not its own fault.
+    let disrupted = observed
+        .previous
+        .conditions
+        .iter()
+        .flatten()
+        .find(|condition| condition.type_ == DISRUPTED && condition.status == "True");
+    match (observed.verdict, disrupted) {
+        (_, Some(condition)) => out.push(condition.clone()),
+        (Some(("Evicted", message)), None) => {
+            out.push(finish(observed, DISRUPTED, (true, "TerminationByKubelet".into(), message.to_owned())));
+        }
+        _ => {}
+    }
+    out
 }
+
+/// See Pod failure policies of Jobs.
+const DISRUPTED: &str = "DisruptionTarget";
 
 /// Holds or not, reason, message.
 type Verdict = (bool, String, String);

@@ -46,6 +46,7 @@ async fn wait_for(what: &str, mut holds: impl FnMut() -> bool) {
 
 fn manifest(dir: &Path, spec: &str) {
     let text = format!("apiVersion: v1\nkind: Pod\nmetadata: {{name: web}}\nspec: {spec}\n");
+    std::fs::create_dir_all(dir.join("manifests")).unwrap();
     std::fs::write(dir.join("manifests/web.yaml"), text).unwrap();
 }
 
