@@ -46,7 +46,8 @@ pub async fn handle(server: Arc<Server>, peer: Arc<Peer>, address: SocketAddr, r
         .cloned()
         .unwrap_or_else(|| HeaderValue::from_str(&Uuid::new_v4().to_string()).unwrap_or(HeaderValue::from_static("")));
     let dry_run = if query.has("dryRun") { "All" } else { "" };
-    let labels = labels_of(&info, &method, dry_run);
+    let known = is_known(&server, &info);
+    let labels = labels_of(&info, &method, dry_run, known);
     let verb_label = labels.verb;
     let long = info.is_long_running();
     let gauge = long.then(|| metrics::LongRunning::begin(&labels));
@@ -65,7 +66,7 @@ pub async fn handle(server: Arc<Server>, peer: Arc<Peer>, address: SocketAddr, r
     headers.insert(AUDIT_ID, audit_id);
     headers.entry(CACHE_CONTROL).or_insert(HeaderValue::from_static("no-cache, private"));
     let took = started.elapsed();
-    let labels = labels_of(&info, &method, dry_run);
+    let labels = labels_of(&info, &method, dry_run, known);
     metrics::request(&labels, response.status().as_u16(), took, long);
     tracing::debug!(verb = info.verb, uri = info.path, code = response.status().as_u16(), latency = ?took, "HTTP");
     match gauge {
@@ -237,7 +238,15 @@ pub fn method_not_allowed() -> Status {
     not_allowed()
 }
 
-fn labels_of<'a>(info: &'a RequestInfo, method: &Method, dry_run: &'a str) -> Labels<'a> {
+/// Whether the path names a resource and subresource that are served: strangers' paths make no metrics labels.
+fn is_known(server: &Server, info: &RequestInfo) -> bool {
+    let table = server.table.load();
+    let served = table.get(&info.group, &info.version, &info.resource);
+    served.is_some_and(|served| info.subresource.is_empty() || served.resource.has_subresource(&info.subresource))
+}
+
+fn labels_of<'a>(info: &'a RequestInfo, method: &Method, dry_run: &'a str, known: bool) -> Labels<'a> {
+    let named = |text: &'a str| if known { text } else { "" };
     let verb = match (info.verb.as_str(), info.is_resource) {
         ("list", true) => "LIST",
         ("watch", true) => "WATCH",
@@ -270,10 +279,10 @@ fn labels_of<'a>(info: &'a RequestInfo, method: &Method, dry_run: &'a str) -> La
     Labels {
         verb,
         dry_run,
-        group: &info.group,
-        version: &info.version,
-        resource: &info.resource,
-        subresource: &info.subresource,
+        group: named(&info.group),
+        version: named(&info.version),
+        resource: named(&info.resource),
+        subresource: named(&info.subresource),
         scope: info.scope(),
     }
 }

@@ -143,3 +143,26 @@ fn render(served: &Served, entry: &Entry, now: i64) -> Option<Row> {
     cells.push(Cell::Text(text.into()));
     Some(Row { cells, metadata: entry.metadata_range()? })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::table::Table;
+
+    #[test]
+    fn a_kept_row_is_the_row_at_any_time() {
+        let table = Table::new(registry::table(), |_| None);
+        let pod = br#"{"apiVersion":"v1","kind":"Pod","metadata":{"creationTimestamp":"2026-01-01T00:00:00Z","name":"p"},"spec":{"containers":[{"name":"c","image":"i"}]},"status":{"phase":"Running","podIP":"10.0.0.1"}}"#;
+        let served = table.get("", "v1", "pods").unwrap();
+        let entry = Entry::new("n/p", true, pod, 7, &crate::cache::extract::Extract::none()).unwrap();
+        let start = 1_767_225_600;
+        for age in [5, 3_600, 86_400 * 9] {
+            let mut out = BytesMut::new();
+            write_row(served, Include::Metadata, &entry, start + age, &mut out).unwrap();
+            let object = entry.parse();
+            let want = row_of(served, Include::Metadata, &object, &object, start + age);
+            assert_eq!(serde_json::from_slice::<Value>(&out).unwrap(), want);
+        }
+        assert!(entry.row(served.number, |_| None).is_some(), "the row of a pod without restarts is kept");
+    }
+}
