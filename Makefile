@@ -37,14 +37,14 @@ unit: deps
 	@cargo test --workspace --quiet
 
 cluster: images
-	@RK_BIN=$(CURDIR)/$(OUT)/bin RK_IMAGES=$(CURDIR)/$(OUT)/images cargo test --quiet -p tests --features cluster --test cluster
+	@RK_BIN=$(CURDIR)/$(OUT)/bin RK_IMAGES=$(CURDIR)/$(OUT)/images cargo test --quiet --workspace --features tests/cluster --test cluster
 
 check:
 	@cargo fmt --all --check
 	@cargo clippy --workspace --all-targets --quiet -- -D warnings
 
 bench: images
-	@RK_BIN=$(CURDIR)/$(OUT)/bin RK_IMAGES=$(CURDIR)/$(OUT)/images cargo run --quiet --release -p tests --bin bench
+	@RK_BIN=$(CURDIR)/$(OUT)/bin RK_IMAGES=$(CURDIR)/$(OUT)/images target/$(HOST)/release/bench
 
 golden: build
 	@scripts/golden $(OUT)/bin

@@ -66,8 +66,19 @@ fn filter(v: u8) -> EnvFilter {
         _ => "trace",
     };
     // The transports of others speak only when asked through RUST_LOG.
-    let quiet =
-        ["h2", "hyper", "hyper_util", "rustls", "tower", "tonic", "kube_client", "kube_runtime", "hickory_server", "opentelemetry", "opentelemetry_sdk"];
+    let quiet = [
+        "h2",
+        "hyper",
+        "hyper_util",
+        "rustls",
+        "tower",
+        "tonic",
+        "kube_client",
+        "kube_runtime",
+        "hickory_server",
+        "opentelemetry",
+        "opentelemetry_sdk",
+    ];
     let fallback = quiet.iter().fold(level.to_owned(), |text, name| format!("{text},{name}=warn"));
     EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(fallback))
 }
