@@ -71,10 +71,13 @@ pub struct Plugin {
     /// Looks at the pod, and makes what looks at nodes.
     pub filter: Option<for<'a> fn(&Context<'a>, &'a Pod) -> Begin<'a>>,
     /// Looks at the pod and the feasible nodes, and makes what scores them; `None` where nothing is to be scored.
-    pub score: Option<for<'a> fn(&Context<'a>, &'a Pod, &[NodeIdx]) -> Option<Box<dyn Score + 'a>>>,
+    pub score: Option<MakeScore>,
     /// Whether an event may let a pod through that this plugin refused.
     pub hint: Option<fn(&Pod, &Event) -> bool>,
 }
+
+/// Looks at the pod and the feasible nodes, and makes what scores them.
+pub type MakeScore = for<'a> fn(&Context<'a>, &'a Pod, &[NodeIdx]) -> Option<Box<dyn Score + 'a>>;
 
 impl Plugin {
     /// A plugin that only has a name.

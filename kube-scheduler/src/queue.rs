@@ -147,6 +147,8 @@ impl Queue {
                 self.ready(&uid, now);
             }
             Place::Gated if !gated(&pod) => self.ready(&uid, now),
+            // A change of its status alone (the condition just written, say) helps nothing.
+            Place::Unschedulable if old.spec == pod.spec && old.labels() == pod.labels() => {}
             Place::Unschedulable => {
                 let event = Event::PodUpdated(old, pod);
                 if helps(&self.pods[&uid], &event) {

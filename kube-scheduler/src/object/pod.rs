@@ -231,7 +231,7 @@ impl Toleration {
         let numbers = || Some((value.parse::<i64>().ok()?, self.value.parse::<i64>().ok()?));
         match self.operator {
             TolerationOp::Exists => true,
-            TolerationOp::Equal => self.value == value && !(self.key.is_empty() && !key.is_empty()),
+            TolerationOp::Equal => self.value == value,
             TolerationOp::Lt => numbers().is_some_and(|(taint, own)| taint < own),
             TolerationOp::Gt => numbers().is_some_and(|(taint, own)| taint > own),
         }
