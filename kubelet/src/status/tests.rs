@@ -47,10 +47,13 @@ fn make(pod: &Pod, runtime: &PodRuntime, edit: impl FnOnce(&mut Observed<'_>)) -
     generate(&observed)
 }
 
+/// What, restart policy, init containers, what the runtime has, whether the pod is over, the phase.
+type PhaseRow = (&'static str, &'static str, Value, Vec<ContainerRecord>, bool, &'static str);
+
 #[test]
 fn phases_follow_containers_and_policy() {
     let (run, exit) = (|name: &str| record(name, 0, State::Running, 0), |name: &str, code| record(name, 0, State::Exited, code));
-    let rows: Vec<(&str, &str, Value, Vec<ContainerRecord>, bool, &str)> = vec![
+    let rows: Vec<PhaseRow> = vec![
         ("new", "Always", json!([]), vec![], false, "Pending"),
         ("runs", "Always", json!([]), vec![run("a"), run("b")], false, "Running"),
         ("one to come", "Always", json!([]), vec![run("a")], false, "Pending"),
