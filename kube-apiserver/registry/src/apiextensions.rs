@@ -2,16 +2,41 @@
 //!
 //! Upstream: apiextensions-apiserver/pkg/apis/apiextensions/v1/defaults.go
 
+use api::field::{Errors, Path};
 use serde_json::{Value, json};
 
+use crate::check;
 use crate::column;
+use crate::identifier;
+use crate::metadata::immutable_text;
 use crate::resource::Resource;
 use crate::rules::{Rules, SPEC};
 use crate::tree::Tree;
 
 /// CustomResourceDefinitions.
 pub fn definition(resource: &mut Resource) {
-    resource.strategy = Rules { default, create, generation: SPEC, status: true, ..Rules::GENERIC }.strategy();
+    resource.strategy = Rules {
+        default,
+        create,
+        validate: |_, object, errors| {
+            name_of_definition(object, errors);
+            validate(object, errors);
+        },
+        validate_update: |_, new, old, errors| {
+            for field in ["group", "scope"] {
+                immutable_text(new.at("spec").text(field), old.at("spec").text(field), &Path::new("spec").child(field), errors);
+            }
+            for field in ["plural", "kind"] {
+                let of = |object: &Value| object.path("spec.names").text(field).to_owned();
+                immutable_text(&of(new), &of(old), &Path::new("spec.names").child(field), errors);
+            }
+            validate(new, errors);
+        },
+        generation: SPEC,
+        status: true,
+        ..Rules::GENERIC
+    }
+    .strategy();
     resource.columns = column::generic();
 }
 
@@ -36,4 +61,84 @@ fn create(_context: &crate::resource::Context, object: &mut Value) {
     let stored: Vec<String> =
         object.at("spec").items("versions").iter().filter(|v| v.truth("storage")).map(|v| v.text("name").to_owned()).collect();
     object.set("status", json!({"conditions": null, "acceptedNames": {"plural": "", "kind": ""}, "storedVersions": stored}));
+}
+
+fn name_of_definition(object: &Value, errors: &mut Errors) {
+    let spec = object.at("spec");
+    let name = object.at("metadata").text("name");
+    if name != format!("{}.{}", spec.at("names").text("plural"), spec.text("group")) {
+        errors.invalid(&Path::new("metadata.name"), name, "must be spec.names.plural+\".\"+spec.group");
+    }
+}
+
+/// Names, versions and scope. Schemas are checked by whoever compiles them.
+fn validate(object: &Value, errors: &mut Errors) {
+    let path = Path::new("spec");
+    let spec = object.at("spec");
+    let group = spec.text("group");
+    if group.is_empty() {
+        errors.required(&path.child("group"), "");
+    } else {
+        check::subdomain(group, &path.child("group"), errors);
+        if group.split('.').count() < 2 {
+            errors.invalid(&path.child("group"), group, "should be a domain with at least one dot");
+        }
+    }
+    match spec.text("scope") {
+        "" => errors.required(&path.child("scope"), ""),
+        "Cluster" | "Namespaced" => {}
+        other => errors.not_one_of(&path.child("scope"), other, &["Cluster", "Namespaced"]),
+    }
+    let stored = spec.items("versions").iter().filter(|version| version.truth("storage")).count();
+    if stored != 1 {
+        errors.invalid(
+            &path.child("versions"),
+            spec.at("versions").clone(),
+            "must have exactly one version marked as storage version",
+        );
+    }
+    let mut seen = Vec::new();
+    for (index, version) in spec.items("versions").iter().enumerate() {
+        let path = path.child("versions").index(index);
+        let name = version.text("name");
+        check::each(identifier::dns1035_label(name), name, &path.child("name"), errors);
+        if seen.contains(&name) {
+            errors.invalid(&Path::new("spec.versions"), spec.at("versions").clone(), "must contain unique version names");
+        }
+        seen.push(name);
+        if version.path("schema.openAPIV3Schema").is_null() {
+            errors.required(&path.child("schema.openAPIV3Schema"), "schemas are required");
+        }
+    }
+    names(spec.at("names"), &path.child("names"), errors);
+}
+
+fn names(names: &Value, path: &Path, errors: &mut Errors) {
+    for field in ["plural", "singular", "kind", "listKind"] {
+        let name = names.text(field);
+        let at = path.child(field);
+        if name.is_empty() {
+            errors.required(&at, "");
+            continue;
+        }
+        let mixed = matches!(field, "kind" | "listKind");
+        let messages = identifier::dns1035_label(&if mixed { name.to_lowercase() } else { name.to_owned() });
+        if mixed && !messages.is_empty() {
+            errors.invalid(&at, name, format!("may have mixed case, but should otherwise match: {}", messages.join(",")));
+        } else if !messages.is_empty() {
+            errors.invalid(&at, name, messages.join(","));
+        }
+    }
+    for field in ["shortNames", "categories"] {
+        for (index, name) in names.items(field).iter().enumerate() {
+            let name = name.as_str().unwrap_or("");
+            let messages = identifier::dns1035_label(name);
+            if !messages.is_empty() {
+                errors.invalid(&path.child(field).index(index), name, messages.join(","));
+            }
+        }
+    }
+    if !names.text("kind").is_empty() && names.text("kind") == names.text("listKind") {
+        errors.invalid(&path.child("listKind"), names.text("listKind"), "kind and listKind may not be the same");
+    }
 }

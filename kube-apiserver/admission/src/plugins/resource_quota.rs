@@ -199,7 +199,7 @@ mod tests {
 
         async fn write_status(&self, quota: &Value) -> Result<(), Status> {
             let mut held = self.quota.lock();
-            if quota["metadata"]["resourceVersion"] != held.1.to_string() {
+            if quota["metadata"]["resourceVersion"].as_str() != Some(&held.1.to_string()) {
                 return Err(Status::conflict("", "resourcequotas", "q", "changed"));
             }
             *held = (quota.clone(), held.1 + 1);

@@ -181,6 +181,16 @@ fn count(event: &Value) -> i64 {
     }
 }
 
+/// Events about namespaced objects stand in their namespace, others in `default`.
+fn validate(event: &Value, errors: &mut Errors) {
+    let field = if event.has("involvedObject") { "involvedObject.namespace" } else { "regarding.namespace" };
+    let (about, own) = (involved(event).text("namespace"), event.at("metadata").text("namespace"));
+    let fits = if about.is_empty() { matches!(own, "" | "default" | "kube-system") } else { about == own };
+    if !fits {
+        errors.invalid(&Path::new(field), about, "does not match event.namespace");
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use serde_json::json;
@@ -199,15 +209,5 @@ mod tests {
         assert_eq!(event["involvedObject"]["kind"], "Pod");
         from_core(&mut event);
         assert_eq!(event, new);
-    }
-}
-
-/// Events about namespaced objects stand in their namespace, others in `default`.
-fn validate(event: &Value, errors: &mut Errors) {
-    let field = if event.has("involvedObject") { "involvedObject.namespace" } else { "regarding.namespace" };
-    let (about, own) = (involved(event).text("namespace"), event.at("metadata").text("namespace"));
-    let fits = if about.is_empty() { matches!(own, "" | "default" | "kube-system") } else { about == own };
-    if !fits {
-        errors.invalid(&Path::new(field), about, "does not match event.namespace");
     }
 }
