@@ -148,7 +148,7 @@ fn full_batch(
     present: &BTreeSet<String>,
     node_port_addresses: Option<&[IpAddr]>,
 ) -> (String, usize) {
-    let (mut filter, mut nat_chains, mut nat_rules) = (String::new(), String::new(), String::new());
+    let (mut filter, mut nat_rules) = (String::new(), String::new());
     let mut own: BTreeSet<String> = BTreeSet::new();
     let mut written = 0;
     for rules in all {
@@ -158,7 +158,6 @@ fn full_batch(
             written += 1;
         }
         for chain in rules.chains {
-            let _ = writeln!(nat_chains, ":{} - [0:0]", chain.name);
             for rule in &chain.rules {
                 let _ = writeln!(nat_rules, "-A {} {rule}", chain.name);
             }
@@ -167,14 +166,16 @@ fn full_batch(
         }
     }
     let stale: Vec<&String> = present.iter().filter(|name| names::is_per_service(name) && !own.contains(*name)).collect();
-    let mut batch = String::with_capacity(filter.len() + nat_chains.len() + nat_rules.len() + 4096);
+    let mut batch = String::with_capacity(filter.len() + nat_rules.len() + own.len() * 40 + 4096);
     batch.push_str("*filter\n");
     frame::filter(&context.settings, &mut batch);
     batch.push_str(&filter);
     batch.push_str("COMMIT\n*nat\n");
-    frame::nat_chains(&mut batch);
-    batch.push_str(&nat_chains);
-    for name in &stale {
+    // iptables-nft keeps chains sorted and looks for a new one's place from the front: in descending order every place is
+    // the first. With 20,000 chains that is 0.2 s instead of 2.5 s, and the difference grows with their square.
+    let declared: BTreeSet<&str> =
+        frame::NAT_CHAINS.into_iter().chain(own.iter().chain(stale.iter().copied()).map(String::as_str)).collect();
+    for name in declared.into_iter().rev() {
         let _ = writeln!(batch, ":{name} - [0:0]");
     }
     frame::nat_rules(&context.settings, &mut batch);

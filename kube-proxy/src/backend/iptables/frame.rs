@@ -13,7 +13,8 @@ pub const CANARY: &str = "KUBE-PROXY-CANARY";
 
 const FILTER_CHAINS: [&str; 6] =
     ["KUBE-NODEPORTS", "KUBE-SERVICES", "KUBE-EXTERNAL-SERVICES", "KUBE-FORWARD", "KUBE-PROXY-FIREWALL", CANARY];
-const NAT_CHAINS: [&str; 5] = ["KUBE-SERVICES", "KUBE-NODEPORTS", "KUBE-POSTROUTING", "KUBE-MARK-MASQ", CANARY];
+/// Of the nat table.
+pub const NAT_CHAINS: [&str; 5] = ["KUBE-SERVICES", "KUBE-NODEPORTS", "KUBE-POSTROUTING", "KUBE-MARK-MASQ", CANARY];
 /// Shared with the kubelet of older releases: never removed, only made where missing.
 const FIREWALL: &str = "KUBE-FIREWALL";
 
@@ -75,12 +76,6 @@ pub fn filter(settings: &Settings, out: &mut String) {
     let _ = writeln!(out, "-A KUBE-FORWARD {text} -m mark --mark {mark} -j ACCEPT");
     let text = r#"-m comment --comment "kubernetes forwarding conntrack rule""#;
     let _ = writeln!(out, "-A KUBE-FORWARD {text} -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT");
-}
-
-pub fn nat_chains(out: &mut String) {
-    for chain in NAT_CHAINS {
-        let _ = writeln!(out, ":{chain} - [0:0]");
-    }
 }
 
 /// Marking and masquerading.
