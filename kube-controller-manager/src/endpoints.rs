@@ -22,6 +22,7 @@ const CAPACITY: usize = 1000;
 const OVER_CAPACITY: &str = "endpoints.kubernetes.io/over-capacity";
 const MANAGED_BY: (&str, &str) = ("endpoints.kubernetes.io/managed-by", "endpoint-controller");
 const HEADLESS: &str = "service.kubernetes.io/headless";
+const LEADER: &str = "control-plane.alpha.kubernetes.io/leader";
 
 pub async fn start(ctx: Context) -> anyhow::Result<()> {
     let (services, pods, endpoints, queue) = (ctx.store::<Service>(), ctx.store::<Pod>(), ctx.store::<Endpoints>(), ctx.queue());
@@ -53,7 +54,8 @@ async fn sync(
     let api = ctx.namespaced::<Endpoints>(&key.namespace);
     let existing = endpoints.get(key);
     let Some(service) = services.get(key) else {
-        if existing.is_some_and(|endpoints| endpoints.labels().get(MANAGED_BY.0).map(String::as_str) == Some(MANAGED_BY.1)) {
+        // Also those that somebody wrote by hand, as upstream; but a leader's record of the same name is no Service's.
+        if existing.is_some_and(|endpoints| !endpoints.annotations().contains_key(LEADER)) {
             api_error::ignore_not_found(api.delete(&key.name, &DeleteParams::default()).await)?;
         }
         return Ok(Requeue::No);

@@ -15,7 +15,7 @@ use kube::config::{AuthInfo, KubeConfigOptions, Kubeconfig};
 
 use crate::config::Config;
 use crate::context::Context;
-use crate::controllers::{ABSENT, CONTROLLERS};
+use crate::controllers::{ABSENT, CONTROLLERS, Controller};
 use crate::credentials::Clients;
 use crate::serving;
 
@@ -147,7 +147,7 @@ async fn lead(config: &Arc<Config>, clients: &Clients, own: &kube::Client, watch
             config: Arc::clone(config),
             tasks: tasks.clone(),
             informers: informers.clone(),
-            recorder: recorder.with_component(event_source(row.account)),
+            recorder: recorder.with_component(event_source(row)),
         };
         let (starting, stop, name) = ((row.start)(ctx), tasks.token(), row.name);
         tasks.spawn(name, async move {
@@ -164,8 +164,9 @@ async fn lead(config: &Arc<Config>, clients: &Clients, own: &kube::Client, watch
 }
 
 /// The component name in a controller's events, which for some is not that of its service account.
-fn event_source(account: &'static str) -> &'static str {
-    match account {
+fn event_source(row: &Controller) -> &'static str {
+    match row.account {
+        "node-controller" if row.name == "taint-eviction-controller" => row.name,
         "daemon-set-controller" => "daemonset-controller",
         "endpoint-controller" => "endpoint-controller",
         "endpointslice-controller" => "endpoint-slice-controller",

@@ -141,14 +141,19 @@ impl Controller {
     async fn monitor(&self) -> anyhow::Result<()> {
         let nodes = self.nodes.list();
         for node in &nodes {
-            self.check(node).await?;
+            // One node's trouble must not keep the others from being looked at.
+            if let Err(error) = self.check(node).await {
+                tracing::warn!(node = node.name_any(), err = format!("{error:#}"), "Error updating node health");
+            }
         }
         self.zones.lock().assess(nodes.iter().map(Arc::as_ref), &self.ctx.config.options);
         for node in nodes.iter().filter(|node| plan::awaits_eviction(node)) {
             let turn = self.zones.lock().take(&zones::zone(node), Instant::now());
             if turn {
                 tracing::info!(node = node.name_any(), "Adding NoExecute taint to unhealthy node");
-                self.sync(&Key::of(node.as_ref()), true).await?;
+                if let Err(error) = self.sync(&Key::of(node.as_ref()), true).await {
+                    tracing::warn!(node = node.name_any(), err = format!("{error:#}"), "Failed to taint node");
+                }
             }
         }
         Ok(())
