@@ -107,10 +107,10 @@ fn apiserver(facts: &Facts<'_>) -> Value {
     let mut mounts = common_mounts(facts, pki);
     if let Some(external) = &cluster.etcd.external {
         for (n, file) in [&external.ca_file, &external.cert_file, &external.key_file].into_iter().enumerate() {
-            if let Some((dir, _)) = file.rsplit_once('/').filter(|(dir, _)| !dir.starts_with(pki.as_str())) {
-                if !mounts.iter().any(|mount| mount.path == dir) {
-                    mounts.push(Mount::read_only(&format!("etcd-certs-{n}"), dir, "DirectoryOrCreate"));
-                }
+            if let Some((dir, _)) = file.rsplit_once('/').filter(|(dir, _)| !dir.starts_with(pki.as_str()))
+                && !mounts.iter().any(|mount| mount.path == dir)
+            {
+                mounts.push(Mount::read_only(&format!("etcd-certs-{n}"), dir, "DirectoryOrCreate"));
             }
         }
     }

@@ -7,7 +7,7 @@ pub fn phase(phase: &str, text: &str) {
     println!("[{phase}] {text}");
 }
 
-/// `	[WARNING …]`, in kubeadm's form.
+/// A line with `[WARNING …]`, in kubeadm's form.
 pub fn warning(text: &str) {
     let (check, rest) = text.split_once("]: ").map_or(("", text), |(check, rest)| (check.trim_start_matches('['), rest));
     if check.is_empty() { eprintln!("\t[WARNING]: {rest}") } else { eprintln!("\t[WARNING {check}]: {rest}") }

@@ -47,6 +47,7 @@ enum ConfigCommand {
 }
 
 #[derive(Debug, Subcommand)]
+#[allow(clippy::enum_variant_names)] // the words of the command line
 enum PrintCommand {
     /// Print default init configuration, that can be used for 'rkadm init'
     InitDefaults {

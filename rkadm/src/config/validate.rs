@@ -122,7 +122,7 @@ pub fn join(config: &JoinConfiguration) -> Problems {
             if crate::token::parse(&token.token).is_none() {
                 problems.add("discovery.bootstrapToken.token", &token.token, r#"must match "[a-z0-9]{6}\.[a-z0-9]{16}""#);
             }
-            if !crate::endpoint::parse(&token.api_server_endpoint).is_some_and(|endpoint| endpoint.port.is_some()) {
+            if crate::endpoint::parse(&token.api_server_endpoint).is_none_or(|endpoint| endpoint.port.is_none()) {
                 problems.add("discovery.bootstrapToken.apiServerEndpoint", &token.api_server_endpoint, "must be HOST:PORT");
             }
             if token.ca_cert_hashes.is_empty() && !token.unsafe_skip_ca_verification {

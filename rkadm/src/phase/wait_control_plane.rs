@@ -55,6 +55,9 @@ fn early_network(init: &Init) -> anyhow::Result<Option<tokio::task::JoinHandle<(
     })))
 }
 
+/// Ends with the name of what has come up and how long that took.
+type Wait<'a> = std::pin::Pin<Box<dyn Future<Output = anyhow::Result<(&'static str, Duration)>> + Send + 'a>>;
+
 /// Waits for everything at once; each that comes up is said once.
 pub async fn wait(node: &mut Node) -> anyhow::Result<()> {
     let started = Instant::now();
@@ -69,7 +72,7 @@ pub async fn wait(node: &mut Node) -> anyhow::Result<()> {
             .map(|took| (name, took))
             .map_err(|why| anyhow::anyhow!("{name}: {why:#}"))
     };
-    let waits: Vec<std::pin::Pin<Box<dyn Future<Output = anyhow::Result<(&'static str, Duration)>> + Send>>> = vec![
+    let waits: Vec<Wait<'_>> = vec![
         Box::pin(kubelet),
         Box::pin(component("kube-apiserver", api, "/livez", Trust::Authorities(ca))),
         Box::pin(component("kube-controller-manager", "127.0.0.1:10257".into(), "/healthz", Trust::Anybody)),
