@@ -66,7 +66,7 @@ fn create(_context: &crate::resource::Context, object: &mut Value) {
 fn name_of_definition(object: &Value, errors: &mut Errors) {
     let spec = object.at("spec");
     let name = object.at("metadata").text("name");
-    if name != format!("{}.{}", spec.at("names").text("plural"), spec.text("group")) {
+    if !name.is_empty() && name != format!("{}.{}", spec.at("names").text("plural"), spec.text("group")) {
         errors.invalid(&Path::new("metadata.name"), name, "must be spec.names.plural+\".\"+spec.group");
     }
 }
@@ -80,7 +80,7 @@ fn validate(object: &Value, errors: &mut Errors) {
         errors.required(&path.child("group"), "");
     } else {
         check::subdomain(group, &path.child("group"), errors);
-        if group.split('.').count() < 2 {
+        if identifier::dns1123_subdomain(group).is_empty() && group.split('.').count() < 2 {
             errors.invalid(&path.child("group"), group, "should be a domain with at least one dot");
         }
     }
@@ -102,6 +102,15 @@ fn validate(object: &Value, errors: &mut Errors) {
         let path = path.child("versions").index(index);
         let name = version.text("name");
         check::each(identifier::dns1035_label(name), name, &path.child("name"), errors);
+        let single = spec.items("versions").len() == 1;
+        if single {
+            // What all versions share stands at the top of the internal type, and is told of there.
+            check::each(identifier::dns1035_label(name), name, &Path::new("spec.version"), errors);
+        }
+        let columns = if single { Path::new("spec") } else { path.clone() }.child("additionalPrinterColumns");
+        for (index, column) in version.items("additionalPrinterColumns").iter().enumerate() {
+            printer_column(column, &columns.index(index), errors);
+        }
         if seen.contains(&name) {
             errors.invalid(&Path::new("spec.versions"), spec.at("versions").clone(), "must contain unique version names");
         }
@@ -140,5 +149,28 @@ fn names(names: &Value, path: &Path, errors: &mut Errors) {
     }
     if !names.text("kind").is_empty() && names.text("kind") == names.text("listKind") {
         errors.invalid(&path.child("listKind"), names.text("listKind"), "kind and listKind may not be the same");
+    }
+}
+
+fn printer_column(column: &Value, path: &Path, errors: &mut Errors) {
+    const TYPES: &[&str] = &["boolean", "date", "integer", "number", "string"];
+    const FORMATS: &[&str] = &["byte", "date", "date-time", "double", "float", "int32", "int64", "password"];
+    if column.text("name").is_empty() {
+        errors.required(&path.child("name"), "");
+    }
+    let (kind, format) = (column.text("type"), column.text("format"));
+    if kind.is_empty() {
+        errors.required(&path.child("type"), format!("must be one of {}", TYPES.join(",")));
+    } else if !TYPES.contains(&kind) {
+        errors.invalid(&path.child("type"), kind, format!("must be one of {}", TYPES.join(",")));
+    }
+    if !format.is_empty() && !FORMATS.contains(&format) {
+        errors.invalid(&path.child("format"), format, format!("must be one of {}", FORMATS.join(",")));
+    }
+    let json_path = column.text("jsonPath");
+    if json_path.is_empty() {
+        errors.required(&path.child("JSONPath"), "");
+    } else if !json_path.starts_with(['.', '[']) {
+        errors.invalid(&path.child("JSONPath"), json_path, "must be a simple json path starting with .");
     }
 }
