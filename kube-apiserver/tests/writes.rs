@@ -46,7 +46,8 @@ async fn service_addresses_and_ports_are_handed_out_once() {
     let extra = ["--service-node-port-range=30000-30063"];
     let apis = [Arc::new(Api::start(&etcd, &extra).await), Arc::new(Api::start(&etcd, &extra).await)];
     let services = "/api/v1/namespaces/default/services";
-    let service = |index: usize| json!({"metadata": {"name": format!("s{index}")}, "spec": {"type": "NodePort", "ports": [{"port": 80}]}});
+    let service =
+        |index: usize| json!({"metadata": {"name": format!("s{index}")}, "spec": {"type": "NodePort", "ports": [{"port": 80}]}});
     let tasks: Vec<_> = (0..60)
         .map(|index| {
             let (api, body) = (apis[index % 2].clone(), service(index));
@@ -125,7 +126,10 @@ async fn pods_are_bound_once_and_evicted_within_their_budget() {
     assert_eq!((code, answer["status"].as_str()), (201, Some("Success")));
     let (code, answer) = api.post(&format!("{pods}/p/binding"), &bind("n2")).await;
     assert_eq!(code, 409);
-    assert_eq!(answer["message"], "Operation cannot be fulfilled on pods/binding \"p\": pod p is already assigned to node \"n1\"");
+    assert_eq!(
+        answer["message"],
+        "Operation cannot be fulfilled on pods/binding \"p\": pod p is already assigned to node \"n1\""
+    );
     let (_, bound) = api.get(&format!("{pods}/p")).await;
     assert_eq!(bound["spec"]["nodeName"], "n1");
     assert!(bound["status"]["conditions"].as_array().unwrap().iter().any(|condition| condition["type"] == "PodScheduled"));

@@ -31,8 +31,7 @@ fn free_port() -> u16 {
 
 impl Etcd {
     pub fn start() -> Self {
-        let mut etcd =
-            Self { child: None, dir: tempfile::tempdir().unwrap(), port: free_port(), peer: free_port() };
+        let mut etcd = Self { child: None, dir: tempfile::tempdir().unwrap(), port: free_port(), peer: free_port() };
         etcd.run("data");
         etcd
     }
@@ -94,8 +93,18 @@ impl Api {
         component::install_crypto();
         let key = etcd.dir.path().join("sa.key");
         if !key.exists() {
-            assert!(Command::new("openssl").args(["genrsa", "-out"]).arg(&key).arg("2048").stderr(Stdio::null()).status().unwrap().success());
-            std::fs::write(etcd.dir.path().join("tokens.csv"), "secret,admin,admin,\"system:masters\"\njane,jane,jane\n").unwrap();
+            assert!(
+                Command::new("openssl")
+                    .args(["genrsa", "-out"])
+                    .arg(&key)
+                    .arg("2048")
+                    .stderr(Stdio::null())
+                    .status()
+                    .unwrap()
+                    .success()
+            );
+            std::fs::write(etcd.dir.path().join("tokens.csv"), "secret,admin,admin,\"system:masters\"\njane,jane,jane\n")
+                .unwrap();
         }
         let file = |name: &str| etcd.dir.path().join(name).display().to_string();
         let mut args = vec![
@@ -131,7 +140,8 @@ impl Api {
     }
 
     pub async fn send(&self, method: &str, path: &str, headers: &[(&str, &str)], body: &str) -> http::Response<Incoming> {
-        let mut request = Request::builder().method(method).uri(path).header("host", "localhost").header("authorization", "Bearer secret");
+        let mut request =
+            Request::builder().method(method).uri(path).header("host", "localhost").header("authorization", "Bearer secret");
         for (name, value) in headers {
             request = request.header(*name, *value);
         }
