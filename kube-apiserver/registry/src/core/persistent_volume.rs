@@ -205,7 +205,7 @@ fn validate_change(new: &Value, old: &Value, errors: &mut Errors) {
     let path = Path::new("spec");
     let (after, before) = (new.at("spec"), old.at("spec"));
     if !same(&source(after), &source(before)) {
-        let difference = difference::persistent_volume_source(&source(before), &source(after));
+        let difference = difference::between(&source(before), &source(after));
         errors.forbidden(
             &path.child("persistentvolumesource"),
             format!("spec.persistentvolumesource is immutable after creation\n{difference}"),

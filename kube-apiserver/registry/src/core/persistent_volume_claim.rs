@@ -90,7 +90,7 @@ fn validate_change(new: &Value, old: &Value, errors: &mut Errors) {
         kept.keep("volumeAttributesClassName", before);
     }
     if !same(&kept, before) {
-        let difference = difference::claim_spec(before, &kept);
+        let difference = difference::between(before, &kept);
         errors.forbidden(
             &path,
             format!("spec is immutable after creation except resources.requests and volumeAttributesClassName for bound claims\n{difference}"),
