@@ -34,7 +34,7 @@ pub fn boot(layout: &Layout, node: &Node) -> Result<()> {
     std::fs::write(layout.node_pid_file(&node.name), child.id().to_string())?;
     let words = || std::fs::read_to_string(&log_path).unwrap_or_default().trim().to_owned();
     let outer = i32::try_from(child.id())?;
-    let init = wait(&format!("{} to start", node.name), || Ok(init_of(outer))).with_context(&words)?;
+    let init = wait(&format!("{} to start", node.name), || Ok(init_of(outer))).with_context(words)?;
     network::plug(keeper, init, node)?;
     let socket = socket(init);
     wait(&format!("containerd on {}", node.name), || {
