@@ -49,7 +49,7 @@ fn pod(index: usize) -> Vec<u8> {
 #[tokio::main]
 async fn main() -> Result<()> {
     let bins = PathBuf::from(std::env::var_os("RK_BIN").context("RK_BIN is not set: use `make bench`")?);
-    println!("{:<46} {:>34}   {}", "measure", "rk", "upstream");
+    row("measure", "rk".to_owned(), "upstream");
     let server = Server::start(&bins).await?;
     row("start to /readyz, empty etcd", format!("{:.2} s", server.ready_after.as_secs_f64()), "2.3-2.8 s");
     tokio::time::sleep(Duration::from_secs(3)).await;
