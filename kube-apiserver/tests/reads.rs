@@ -1,9 +1,9 @@
 //! Read semantics over a real etcd: consistency, exact versions, pages, watches, and what breaks the chain of revisions.
 #![allow(clippy::unwrap_used)]
 
-mod common;
+mod fixture;
 
-use common::{Api, Etcd, copy_dir, names, version};
+use fixture::{Api, Etcd, copy_dir, names, version};
 use serde_json::json;
 
 const MAPS: &str = "/api/v1/namespaces/default/configmaps";

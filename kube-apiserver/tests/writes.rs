@@ -1,12 +1,12 @@
 //! Write semantics over a real etcd: concurrency, allocation, deletion, and the rules of several servers on one store.
 #![allow(clippy::unwrap_used)]
 
-mod common;
+mod fixture;
 
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use common::{Api, Etcd, names};
+use fixture::{Api, Etcd, names};
 use serde_json::{Value, json};
 
 const MAPS: &str = "/api/v1/namespaces/default/configmaps";

@@ -77,16 +77,16 @@ fn dependencies_point_one_way() {
         ("component", &[]),
         ("pki", &[]),
         ("net", &[]),
-        ("client", &["component"]),
+        ("client", &["api", "component"]),
         ("registry", &["api"]),
         ("admission", &["api"]),
         ("auth", &["api", "component"]),
-        ("kube-scheduler", &["client", "component"]),
-        ("kube-controller-manager", &["client", "component"]),
-        ("kubelet", &["client", "component"]),
-        ("kube-proxy", &["client", "component", "net"]),
-        ("rk-cni", &["client", "component", "net"]),
-        ("rk-dns", &["client", "component"]),
+        ("kube-scheduler", &["api", "client", "component"]),
+        ("kube-controller-manager", &["api", "client", "component"]),
+        ("kubelet", &["api", "client", "component"]),
+        ("kube-proxy", &["api", "client", "component", "net"]),
+        ("rk-cni", &["api", "client", "component", "net"]),
+        ("rk-dns", &["api", "client", "component"]),
     ];
     let dependencies = dependencies();
     for (name, allowed) in rules {
@@ -119,6 +119,11 @@ fn files_stay_readable() {
         let lines = text.lines().count();
         assert!(lines <= 1_200, "{name} has {lines} lines: look for a seam");
         let file = name.rsplit('/').next().unwrap_or_default();
-        assert!(!["mod.rs", "utils.rs", "util.rs", "helpers.rs", "common.rs"].contains(&file), "{name}: name the concept");
+        // Cargo takes every file directly in tests/ for a test: what tests share lies in tests/<name>/mod.rs.
+        let shared = file == "mod.rs" && name.contains("/tests/");
+        assert!(
+            shared || !["mod.rs", "utils.rs", "util.rs", "helpers.rs", "common.rs"].contains(&file),
+            "{name}: name the concept"
+        );
     }
 }

@@ -1,5 +1,5 @@
 //! What syncing costs at 10,000 Services with 5 endpoints each. Prints numbers and asserts none: run by hand,
-//! `RK_SERVICES=10000 RK_BACKEND=nftables cargo test --release -p kube-proxy --test scale -- --ignored --nocapture`.
+//! `RK_SERVICES=10000 RK_BACKEND=nftables cargo run --release --example scale`.
 
 use std::sync::Arc;
 
@@ -39,9 +39,7 @@ fn slice(number: u32, shift: u32) -> k8s_openapi::api::discovery::v1::EndpointSl
     .unwrap()
 }
 
-#[test]
-#[ignore = "takes a while and only prints"]
-fn ten_thousand_services() {
+fn main() {
     let services: u32 = std::env::var("RK_SERVICES").ok().and_then(|text| text.parse().ok()).unwrap_or(10_000);
     let wanted = std::env::var("RK_BACKEND").unwrap_or_default();
     let changed = [7, services / 2, services - 1];
