@@ -71,7 +71,7 @@ async fn main() -> Result<()> {
         "688 / 774 MB",
     );
     drop(server);
-    cluster(&bins)
+    cluster()
 }
 
 fn clients(server: &Server, count: usize) -> Result<Vec<kube::Client>> {
@@ -173,11 +173,21 @@ async fn watch(server: &Server) -> Result<()> {
 }
 
 /// A two-node lab: how long it takes, and what its parts weigh when idle.
-fn cluster(bins: &std::path::Path) -> Result<()> {
-    let (lab, text) = tests::lab::Lab::up("rk-bench", &["--nodes", "1"])?;
-    for line in text.lines().filter(|line| line.starts_with("[lab]") || line.contains("Ready after")) {
+fn cluster() -> Result<()> {
+    let (lab, text) = tests::lab::Lab::up("rk-bench", &["--nodes", "1", "--bare"])?;
+    for line in text.lines().filter(|line| line.starts_with("[lab]")) {
         println!("  {line}");
     }
+    const READY: &str = "until kubectl --kubeconfig /etc/kubernetes/admin.conf get node $(hostname) 2>/dev/null | grep -qw Ready; do sleep 0.05; done";
+    let init = "rkadm init --apiserver-advertise-address 172.30.0.1 --pod-network-cidr 10.244.0.0/16 >/root/init.log 2>&1";
+    let started = Instant::now();
+    lab.sh("cp1", &format!("{init} && {READY}"))?;
+    row("rkadm init to Ready, images present", format!("{:.1} s", started.elapsed().as_secs_f64()), "7.5 s");
+    let join = lab.sh("cp1", "rkadm token create --print-join-command")?;
+    let started = Instant::now();
+    lab.sh("node1", &format!("{} >/root/join.log 2>&1", join.trim()))?;
+    lab.sh("cp1", &READY.replace("$(hostname)", "node1"))?;
+    row("rkadm join to Ready", format!("{:.1} s", started.elapsed().as_secs_f64()), "1.7 s");
     std::thread::sleep(Duration::from_secs(10));
     let upstream = [
         ("kube-apiserver", "279 MB"),
@@ -190,7 +200,6 @@ fn cluster(bins: &std::path::Path) -> Result<()> {
         ("etcd", "51 MB"),
         ("containerd", "51 MB"),
     ];
-    let _ = bins;
     for (name, theirs) in upstream {
         let sizes: Vec<String> = tests::bench::process::named(name)
             .into_iter()
