@@ -170,7 +170,7 @@ async fn references(scene: &Scene<'_>, container: &Container) -> Result<env::Ref
         let found = kubelet.objects.secret(namespace, &name).await.map_err(|error| error.to_string())?;
         out.secrets.insert(name, found);
     }
-    out.services = kubelet.objects.services().await;
+    out.services = kubelet.objects.services(!pod::is_static(pod)).await;
     Ok(out)
 }
 

@@ -106,11 +106,13 @@ impl Objects {
         Ok(object)
     }
 
-    /// The services that environments name; waits a moment for the first list.
-    pub async fn services(&self) -> Vec<Arc<Service>> {
+    /// The services that environments name; `wait`s a moment for the first list. A static pod must not: it may be the API server.
+    pub async fn services(&self, wait: bool) -> Vec<Arc<Service>> {
         let Some(services) = &self.services else { return Vec::new() };
         const PATIENCE: Duration = Duration::from_secs(5);
-        let _ = tokio::time::timeout(PATIENCE, services.synced()).await;
+        if wait {
+            let _ = tokio::time::timeout(PATIENCE, services.synced()).await;
+        }
         services.store().list()
     }
 
