@@ -1,5 +1,7 @@
 //! From a kubeconfig (or the pod's service account) to a [`kube::Client`] over one HTTP/2 connection.
 
+mod metrics;
+
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -126,6 +128,6 @@ pub fn build(config: kube::Config, component: &str) -> Result<kube::Client, Conn
             request
         })
         .map_err(BoxError::from)
-        .service(inner);
+        .service(metrics::Counted(inner));
     Ok(kube::Client::new(service, config.default_namespace))
 }

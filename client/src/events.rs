@@ -2,11 +2,14 @@
 //!
 //! Upstream: client-go/tools/record
 
-use std::collections::HashMap;
+mod correlator;
+
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 use std::time::Duration;
 
 use component::tasks::Tasks;
+use correlator::{Correlator, Decision};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Event, EventSource, ObjectReference};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
@@ -17,16 +20,13 @@ use serde_json::json;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-/// Events waiting to be sent; further ones are dropped, since events are best effort.
-const QUEUE: usize = 1_000;
-/// Distinct events remembered for counting. Upstream: maxLruCacheEntries.
-const REMEMBERED: usize = 4_096;
-/// Per object: this many at once, then one every 5 minutes. Upstream: defaultSpamBurst, defaultSpamQPS.
-const BURST: f64 = 25.0;
-const REFILL_PER_SECOND: f64 = 1.0 / 300.0;
-/// More different messages than this for one reason on one object within [`SIMILAR_WINDOW`] become one combined event.
-const MAX_SIMILAR: usize = 10;
-const SIMILAR_WINDOW: Duration = Duration::from_secs(600);
+/// Events waiting to be looked at; further ones are dropped, since events are best effort. Upstream keeps 1,000; a scheduler that
+/// binds thousands of pods at once says something about each.
+const QUEUE: usize = 5_000;
+/// Requests under way at the same time. What concerns one event stays in order: it goes to one sender.
+const SENDERS: usize = 8;
+/// Waiting for one sender. When it is full the others wait, and the first queue fills.
+const SENDER_QUEUE: usize = 64;
 
 /// `Normal` or `Warning`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,6 +35,15 @@ pub enum Kind {
     Normal,
     /// Somebody should look.
     Warning,
+}
+
+impl Kind {
+    fn text(self) -> &'static str {
+        match self {
+            Kind::Normal => "Normal",
+            Kind::Warning => "Warning",
+        }
+    }
 }
 
 /// Sends events of one component. Cheap to clone.
@@ -74,9 +83,9 @@ impl Recorder {
     /// A recorder for `component`; `host` is the node's name for components of a node, else empty.
     pub fn new(client: Client, tasks: &Tasks, component: &str, host: &str) -> Self {
         let (sender, receiver) = mpsc::channel(QUEUE);
-        let stop = tasks.token();
+        let (stop, inner) = (tasks.token(), tasks.clone());
         tasks.spawn("events", async move {
-            stop.run_until_cancelled(send_all(client, receiver)).await;
+            stop.run_until_cancelled(send_all(client, inner, receiver)).await;
         });
         let source =
             EventSource { component: Some(component.to_owned()), host: Some(host.to_owned()).filter(|host| !host.is_empty()) };
@@ -119,217 +128,92 @@ impl Recorder {
     }
 }
 
-#[derive(Clone, Hash, PartialEq, Eq)]
-struct Key {
-    component: String,
-    about: String,
-    kind: &'static str,
-    reason: String,
-    message: String,
+/// What one sender is to do.
+struct Send {
+    note: Note,
+    decision: Decision,
 }
 
-/// An event on the server, and how often it has been seen.
-struct Known {
-    name: String,
-    namespace: String,
-    count: i32,
-    used: Instant,
-}
-
-/// What to do with a note.
-#[derive(Debug, PartialEq)]
-enum Decision {
-    /// Create a new event with this message.
-    Create(String),
-    /// Raise the count of this event.
-    Count { name: String, namespace: String, count: i32, message: String },
-    /// Too many for this object.
-    Drop,
-}
-
-/// Upstream's correlator: aggregation, counting, spam filter.
-#[derive(Default)]
-struct Correlator {
-    known: HashMap<Key, Known>,
-    similar: HashMap<(String, String), (Instant, HashMap<String, ()>)>,
-    tokens: HashMap<String, (f64, Instant)>,
-}
-
-impl Correlator {
-    fn decide(&mut self, note: &Note, now: Instant) -> (Key, Decision) {
-        let reference = &note.about;
-        let text = |value: &Option<String>| value.clone().unwrap_or_default();
-        let about = [
-            &reference.kind,
-            &reference.namespace,
-            &reference.name,
-            &reference.uid,
-            &reference.api_version,
-            &reference.field_path,
-        ]
-        .map(text)
-        .join("/");
-        let component = text(&note.source.component);
-        let kind = if note.kind == Kind::Warning { "Warning" } else { "Normal" };
-        // Forget what is old, wholesale: simple, and bounded.
-        if self.similar.len() > REMEMBERED {
-            self.similar.retain(|_, (since, _)| now.duration_since(*since) < SIMILAR_WINDOW);
-        }
-        let entry = self
-            .similar
-            .entry((about.clone(), format!("{component}/{kind}/{}", note.reason)))
-            .or_insert_with(|| (now, HashMap::new()));
-        if now.duration_since(entry.0) >= SIMILAR_WINDOW {
-            *entry = (now, HashMap::new());
-        }
-        if entry.1.len() <= MAX_SIMILAR {
-            entry.1.insert(note.message.clone(), ());
-        }
-        let combined = entry.1.len() > MAX_SIMILAR;
-        let message = if combined { format!("(combined from similar events): {}", note.message) } else { note.message.clone() };
-        let key = Key {
-            component: component.clone(),
-            about: about.clone(),
-            kind,
-            reason: note.reason.clone(),
-            message: if combined { "(combined)".into() } else { message.clone() },
-        };
-
-        if self.tokens.len() > REMEMBERED {
-            self.tokens.retain(|_, (tokens, at)| *tokens + now.duration_since(*at).as_secs_f64() * REFILL_PER_SECOND < BURST);
-        }
-        let (tokens, at) = self.tokens.entry(format!("{component}/{about}")).or_insert((BURST, now));
-        *tokens = (*tokens + now.duration_since(*at).as_secs_f64() * REFILL_PER_SECOND).min(BURST);
-        *at = now;
-        if *tokens < 1.0 {
-            return (key, Decision::Drop);
-        }
-        *tokens -= 1.0;
-
-        let decision = match self.known.get_mut(&key) {
-            Some(known) => {
-                known.count += 1;
-                known.used = now;
-                Decision::Count { name: known.name.clone(), namespace: known.namespace.clone(), count: known.count, message }
-            }
-            None => Decision::Create(message),
-        };
-        (key, decision)
-    }
-
-    fn remember(&mut self, key: Key, name: String, namespace: String, now: Instant) {
-        if self.known.len() >= REMEMBERED {
-            let mut ages: Vec<_> = self.known.values().map(|known| known.used).collect();
-            ages.sort();
-            let middle = ages[ages.len() / 2];
-            self.known.retain(|_, known| known.used > middle);
-        }
-        self.known.insert(key, Known { name, namespace, count: 1, used: now });
-    }
-}
-
-async fn send_all(client: Client, mut receiver: mpsc::Receiver<Note>) {
+/// Decides about notes one after the other, and hands them to the senders.
+async fn send_all(client: Client, tasks: Tasks, mut receiver: mpsc::Receiver<Note>) {
+    let senders: Vec<mpsc::Sender<Send>> = (0..SENDERS)
+        .map(|_| {
+            let (sender, mut queue) = mpsc::channel::<Send>(SENDER_QUEUE);
+            let (client, stop) = (client.clone(), tasks.token());
+            tasks.spawn("event-sender", async move {
+                while let Some(Some(send)) = stop.run_until_cancelled(queue.recv()).await {
+                    stop.run_until_cancelled(deliver(&client, send)).await;
+                }
+            });
+            sender
+        })
+        .collect();
     let mut correlator = Correlator::default();
     while let Some(note) = receiver.recv().await {
-        let now = Instant::now();
-        let (key, decision) = correlator.decide(&note, now);
-        let message = match decision {
+        let decision = correlator.decide(&note, Instant::now());
+        let name = match &decision {
             Decision::Drop => continue,
-            Decision::Create(message) => message,
-            Decision::Count { name, namespace, count, message } => {
-                let api: Api<Event> = Api::namespaced(client.clone(), &namespace);
-                let patch = json!({"count": count, "lastTimestamp": Time(note.at), "message": message});
-                match api.patch(&name, &PatchParams::default(), &Patch::Strategic(patch)).await {
-                    Err(error) if crate::is_not_found(&error) => message,
-                    Err(error) => {
-                        tracing::debug!(err = %component::chain(&error), "Failed to count an event");
-                        continue;
-                    }
-                    Ok(_) => continue,
-                }
-            }
+            Decision::Create { name, .. } | Decision::Count { name, .. } => name,
         };
-        let event = new_event(&note, message);
-        let (name, namespace) =
-            (event.metadata.name.clone().unwrap_or_default(), event.metadata.namespace.clone().unwrap_or_default());
-        let api: Api<Event> = Api::namespaced(client.clone(), &namespace);
-        // A server that starts, or is replaced: worth a few tries, then the event is lost.
-        for attempt in 0..4_u32 {
-            match api.create(&PostParams::default(), &event).await {
-                Ok(_) => {
-                    correlator.remember(key, name, namespace, now);
-                    break;
-                }
-                Err(kube::Error::Api(status)) => {
-                    tracing::debug!(err = status.message, reason = note.reason, "API server refused an event");
-                    break;
-                }
-                Err(error) => {
-                    tracing::debug!(err = %component::chain(&error), "Failed to send an event");
-                    tokio::time::sleep(Duration::from_millis(500 << attempt)).await;
-                }
+        let mut hasher = DefaultHasher::new();
+        name.hash(&mut hasher);
+        let index = usize::try_from(hasher.finish() % SENDERS as u64).unwrap_or(0);
+        if senders[index].send(Send { note, decision }).await.is_err() {
+            return;
+        }
+    }
+}
+
+/// One event to the server. A server that starts, or is replaced, is worth a few tries; then the event is lost.
+async fn deliver(client: &Client, Send { note, decision }: Send) {
+    let namespace = namespace_of(&note);
+    let api: Api<Event> = Api::namespaced(client.clone(), &namespace);
+    let (name, message, count, since) = match decision {
+        Decision::Drop => return,
+        Decision::Create { name, message } => (name, message, 1, note.at),
+        Decision::Count { name, message, count, since } => {
+            let patch = json!({"count": count, "lastTimestamp": Time(note.at), "message": message});
+            match api.patch(&name, &PatchParams::default(), &Patch::Strategic(patch)).await {
+                // It has expired, or never arrived: once more, with the count it has by now.
+                Err(error) if crate::is_not_found(&error) => (name, message, count, since),
+                Err(error) => return tracing::debug!(err = %component::chain(&error), "Failed to count an event"),
+                Ok(_) => return,
+            }
+        }
+    };
+    let event = new_event(&note, name, namespace, message, count, since);
+    for attempt in 0..4_u32 {
+        match api.create(&PostParams::default(), &event).await {
+            Ok(_) => return,
+            Err(kube::Error::Api(status)) => {
+                return tracing::debug!(err = status.message, reason = note.reason, "API server refused an event");
+            }
+            Err(error) => {
+                tracing::debug!(err = %component::chain(&error), "Failed to send an event");
+                tokio::time::sleep(Duration::from_millis(500 << attempt)).await;
             }
         }
     }
 }
 
-fn new_event(note: &Note, message: String) -> Event {
-    let nanos = note.at.as_nanosecond();
-    let object = note.about.name.as_deref().unwrap_or("unknown");
-    let namespace =
-        note.about.namespace.clone().filter(|namespace| !namespace.is_empty()).unwrap_or_else(|| "default".to_owned());
+/// Where the event lives: with its object; with those of no namespace in `default`.
+fn namespace_of(note: &Note) -> String {
+    note.about.namespace.clone().filter(|namespace| !namespace.is_empty()).unwrap_or_else(|| "default".to_owned())
+}
+
+fn new_event(note: &Note, name: String, namespace: String, message: String, count: i32, since: Timestamp) -> Event {
     Event {
-        metadata: ObjectMeta { name: Some(format!("{object}.{nanos:x}")), namespace: Some(namespace), ..Default::default() },
+        metadata: ObjectMeta { name: Some(name), namespace: Some(namespace), ..Default::default() },
         involved_object: note.about.clone(),
         reason: Some(note.reason.clone()),
         message: Some(message),
-        type_: Some(if note.kind == Kind::Warning { "Warning" } else { "Normal" }.to_owned()),
-        count: Some(1),
-        first_timestamp: Some(Time(note.at)),
+        type_: Some(note.kind.text().to_owned()),
+        count: Some(count),
+        first_timestamp: Some(Time(since)),
         last_timestamp: Some(Time(note.at)),
         source: Some(note.source.clone()),
         reporting_component: Some(note.source.component.clone().unwrap_or_default()),
         reporting_instance: Some(note.source.host.clone().unwrap_or_default()),
         ..Event::default()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn note(message: &str) -> Note {
-        let about = ObjectReference { name: Some("x".into()), ..Default::default() };
-        Note {
-            about,
-            source: EventSource::default(),
-            kind: Kind::Normal,
-            reason: "Tested".into(),
-            message: message.into(),
-            at: Timestamp::UNIX_EPOCH,
-        }
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn repeats_are_counted_and_floods_end() {
-        let mut correlator = Correlator::default();
-        let now = Instant::now();
-        let (key, decision) = correlator.decide(&note("a"), now);
-        assert_eq!(decision, Decision::Create("a".into()));
-        correlator.remember(key, "x.1".into(), "default".into(), now);
-        let (_, decision) = correlator.decide(&note("a"), now);
-        assert_eq!(decision, Decision::Count { name: "x.1".into(), namespace: "default".into(), count: 2, message: "a".into() });
-        let dropped = (0..40).filter(|_| correlator.decide(&note("a"), now).1 == Decision::Drop).count();
-        assert_eq!(dropped, 40 - 23, "a burst of 25, two of them above");
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn many_similar_messages_become_one() {
-        let mut correlator = Correlator::default();
-        let now = Instant::now();
-        for index in 0..10 {
-            assert_eq!(correlator.decide(&note(&index.to_string()), now).1, Decision::Create(index.to_string()));
-        }
-        assert_eq!(correlator.decide(&note("last"), now).1, Decision::Create("(combined from similar events): last".into()));
     }
 }

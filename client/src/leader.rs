@@ -3,8 +3,10 @@
 //! Upstream: client-go/tools/leaderelection
 
 use std::future::Future;
+use std::sync::LazyLock;
 use std::time::Duration;
 
+use component::metrics::prometheus::{IntCounterVec, IntGaugeVec, register_int_counter_vec, register_int_gauge_vec};
 use component::tasks::Tasks;
 use jiff::Timestamp;
 use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
@@ -14,6 +16,18 @@ use kube::{Api, Client};
 use tokio::time::Instant;
 
 use crate::is_not_found;
+
+static MASTER: LazyLock<IntGaugeVec> = LazyLock::new(|| {
+    let help = "Gauge of if the reporting system is master of the relevant lease, 0 indicates backup, 1 indicates master. 'name' is \
+                the string used to identify the lease. Please make sure to group by name.";
+    register_int_gauge_vec!("leader_election_master_status", help, &["name"]).expect("the name is registered once, here")
+});
+
+static SLOW_PATH: LazyLock<IntCounterVec> = LazyLock::new(|| {
+    let help = "Total number of slow path exercised in renewing leader leases. 'name' is the string used to identify the lease. \
+                Please make sure to group by name.";
+    register_int_counter_vec!("leader_election_slowpath_total", help, &["name"]).expect("the name is registered once, here")
+});
 
 /// Whose lease, and how patient. Defaults are upstream's 15 s, 10 s, 2 s.
 #[derive(Clone, Debug)]
@@ -90,6 +104,8 @@ where
     let api: Api<Lease> = Api::namespaced(client, &config.namespace);
     let stop = tasks.token();
     let mut observer = Observer::default();
+    MASTER.with_label_values(&[&config.name]).set(0);
+    SLOW_PATH.with_label_values(&[&config.name]).inc_by(0);
     loop {
         if observer.attempt(&api, &config).await {
             break;
@@ -100,6 +116,7 @@ where
         }
     }
     tracing::info!(lease = config.name, identity = config.identity, "Became leader");
+    MASTER.with_label_values(&[&config.name]).set(1);
     let leading = tasks.child();
     leading.spawn("leading", lead(leading.clone()));
     let mut renewed = Instant::now();
@@ -118,6 +135,7 @@ where
         }
     };
     leading.stop_and_wait(Duration::from_secs(2)).await;
+    MASTER.with_label_values(&[&config.name]).set(0);
     if lost {
         tracing::error!(lease = config.name, "Leader election lost");
         return false;
@@ -179,6 +197,7 @@ impl Observer {
             }
             Err(error) => {
                 if crate::is_conflict(&error) || is_not_found(&error) {
+                    SLOW_PATH.with_label_values(&[&config.name]).inc();
                     if let Ok(lease) = api.get(&config.name).await {
                         self.observe(lease);
                     } else {

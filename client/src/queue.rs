@@ -1,14 +1,17 @@
 //! client-go's work queue: a key is worked on by one worker at a time, however often it is added; failures back off.
 
+mod metrics;
+
 use std::cmp::Reverse;
-use std::collections::{BinaryHeap, HashMap, HashSet, VecDeque};
+use std::collections::{BinaryHeap, HashMap, VecDeque};
 use std::fmt::Display;
 use std::future::Future;
 use std::hash::Hash;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use component::tasks::Tasks;
+use metrics::Metrics;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio::time::Instant;
@@ -16,6 +19,10 @@ use tokio::time::Instant;
 /// Backoff of a failing key: doubles from 5 ms to 1,000 s. Upstream: DefaultTypedControllerRateLimiter.
 const BASE_DELAY: Duration = Duration::from_millis(5);
 const MAX_DELAY: Duration = Duration::from_secs(1000);
+
+/// What is being worked on at shutdown may take this long; then it is dropped where it is, as in a crash. Shorter than what
+/// [`crate::leader::run`] waits before it gives the lease back, so that two leaders never act at once.
+const GRACE: Duration = Duration::from_millis(1500);
 
 /// A keyed, rate-limited, delaying queue. Cheap to clone.
 pub struct Queue<K>(Arc<Shared<K>>);
@@ -31,13 +38,27 @@ struct Shared<K> {
     max_delay: Duration,
     state: Mutex<State<K>>,
     wake: Notify,
+    metrics: Metrics,
+}
+
+impl<K: Hash + Eq + Send + Sync> metrics::Running for Shared<K> {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn unfinished(&self) -> (f64, f64) {
+        let state = self.state.lock();
+        let times = state.working.values().map(|since| since.elapsed().as_secs_f64());
+        times.fold((0.0, 0.0), |(sum, longest), time| (sum + time, f64::max(longest, time)))
+    }
 }
 
 struct State<K> {
     ready: VecDeque<K>,
-    /// Waiting in `ready`, or added again while being worked on.
-    dirty: HashSet<K>,
-    working: HashSet<K>,
+    /// Waiting in `ready`, or added again while being worked on; and since when.
+    dirty: HashMap<K, Instant>,
+    /// Being worked on, and since when.
+    working: HashMap<K, Instant>,
     delayed: BinaryHeap<Reverse<(Instant, u64)>>,
     delayed_keys: HashMap<u64, K>,
     /// The earliest due time of each delayed key, and its ticket.
@@ -58,7 +79,7 @@ pub enum Requeue {
     Backoff,
 }
 
-impl<K: Hash + Eq + Clone> Queue<K> {
+impl<K: Hash + Eq + Clone + Send + Sync + 'static> Queue<K> {
     /// An empty queue; `name` is the label of its metrics.
     pub fn new(name: &str) -> Self {
         Self::with_max_delay(name, MAX_DELAY)
@@ -68,8 +89,8 @@ impl<K: Hash + Eq + Clone> Queue<K> {
     pub fn with_max_delay(name: &str, max_delay: Duration) -> Self {
         let state = State {
             ready: VecDeque::new(),
-            dirty: HashSet::new(),
-            working: HashSet::new(),
+            dirty: HashMap::new(),
+            working: HashMap::new(),
             delayed: BinaryHeap::new(),
             delayed_keys: HashMap::new(),
             due: HashMap::new(),
@@ -77,18 +98,23 @@ impl<K: Hash + Eq + Clone> Queue<K> {
             tickets: 0,
             closed: false,
         };
-        Self(Arc::new(Shared { name: name.to_owned(), max_delay, state: Mutex::new(state), wake: Notify::new() }))
+        let (name, metrics) = (name.to_owned(), Metrics::new(name));
+        let shared = Arc::new(Shared { name, max_delay, state: Mutex::new(state), wake: Notify::new(), metrics });
+        let weak: Weak<Shared<K>> = Arc::downgrade(&shared);
+        metrics::watch(weak);
+        Self(shared)
     }
 
     /// Adds a key, unless it already waits.
     pub fn add(&self, key: K) {
-        if self.0.state.lock().add(key) {
+        if self.0.state.lock().add(key, &self.0.metrics) {
             self.0.wake.notify_one();
         }
     }
 
     /// Adds a key after a while; of several delays the earliest counts.
     pub fn add_after(&self, key: K, delay: Duration) {
+        self.0.metrics.retries.inc();
         if delay.is_zero() {
             return self.add(key);
         }
@@ -149,10 +175,14 @@ impl<K: Hash + Eq + Clone> Queue<K> {
                 if state.closed {
                     return None;
                 }
-                state.promote(Instant::now());
+                let now = Instant::now();
+                state.promote(now, &self.0.metrics);
                 if let Some(key) = state.ready.pop_front() {
-                    state.dirty.remove(&key);
-                    state.working.insert(key.clone());
+                    self.0.metrics.depth.set(i64::try_from(state.ready.len()).unwrap_or(i64::MAX));
+                    if let Some(since) = state.dirty.remove(&key) {
+                        self.0.metrics.waited.observe(now.duration_since(since).as_secs_f64());
+                    }
+                    state.working.insert(key.clone(), now);
                     if !state.ready.is_empty() {
                         self.0.wake.notify_one();
                     }
@@ -173,9 +203,12 @@ impl<K: Hash + Eq + Clone> Queue<K> {
     /// Ends the work on a key; it comes again at once if it was added meanwhile.
     pub fn done(&self, key: &K) {
         let mut state = self.0.state.lock();
-        state.working.remove(key);
-        if state.dirty.contains(key) {
+        if let Some(since) = state.working.remove(key) {
+            self.0.metrics.worked.observe(since.elapsed().as_secs_f64());
+        }
+        if state.dirty.contains_key(key) {
             state.ready.push_back(key.clone());
+            self.0.metrics.depth.set(i64::try_from(state.ready.len()).unwrap_or(i64::MAX));
             drop(state);
             self.0.wake.notify_one();
         }
@@ -202,7 +235,12 @@ impl<K: Hash + Eq + Clone> Queue<K> {
             tasks.spawn(&self.0.name.clone(), async move {
                 loop {
                     let Some(Some(key)) = stop.run_until_cancelled(queue.next()).await else { return queue.close() };
-                    match sync(key.clone()).await {
+                    let outcome = tokio::select! {
+                        outcome = sync(key.clone()) => outcome,
+                        // The lease is given back soon: what is left undone is done by the next leader.
+                        () = async { stop.cancelled().await; tokio::time::sleep(GRACE).await } => return queue.close(),
+                    };
+                    match outcome {
                         Ok(Requeue::No) => queue.forget(&key),
                         Ok(Requeue::After(delay)) => {
                             queue.forget(&key);
@@ -228,15 +266,21 @@ impl<K: Hash + Eq + Clone> Queue<K> {
 
 impl<K: Hash + Eq + Clone> State<K> {
     /// Whether the key became ready.
-    fn add(&mut self, key: K) -> bool {
-        if self.closed || !self.dirty.insert(key.clone()) || self.working.contains(&key) {
+    fn add(&mut self, key: K, metrics: &Metrics) -> bool {
+        if self.closed || self.dirty.contains_key(&key) {
+            return false;
+        }
+        metrics.adds.inc();
+        self.dirty.insert(key.clone(), Instant::now());
+        if self.working.contains_key(&key) {
             return false;
         }
         self.ready.push_back(key);
+        metrics.depth.set(i64::try_from(self.ready.len()).unwrap_or(i64::MAX));
         true
     }
 
-    fn promote(&mut self, now: Instant) {
+    fn promote(&mut self, now: Instant, metrics: &Metrics) {
         while let Some(Reverse((at, ticket))) = self.delayed.peek().copied() {
             if at > now {
                 break;
@@ -244,7 +288,7 @@ impl<K: Hash + Eq + Clone> State<K> {
             self.delayed.pop();
             if let Some(key) = self.delayed_keys.remove(&ticket) {
                 self.due.remove(&key);
-                self.add(key);
+                self.add(key, metrics);
             }
         }
     }
@@ -290,5 +334,32 @@ mod tests {
         }
         queue.close();
         assert_eq!(queue.next().await, None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn metrics_tell_what_waits_and_what_is_being_worked_on() {
+        let queue = Queue::new("metrics-test");
+        for key in ["a", "a", "b"] {
+            queue.add(key);
+        }
+        queue.add_after("c", Duration::from_secs(100));
+        assert_eq!(queue.next().await, Some("a"));
+        tokio::time::advance(Duration::from_secs(3)).await;
+        let text = component::metrics::render();
+        for row in [
+            "workqueue_depth{name=\"metrics-test\"} 1",
+            "workqueue_adds_total{name=\"metrics-test\"} 2",
+            "workqueue_retries_total{name=\"metrics-test\"} 1",
+            "workqueue_queue_duration_seconds_count{name=\"metrics-test\"} 1",
+            "workqueue_work_duration_seconds_count{name=\"metrics-test\"} 0",
+            "workqueue_unfinished_work_seconds{name=\"metrics-test\"} 3",
+            "workqueue_longest_running_processor_seconds{name=\"metrics-test\"} 3",
+        ] {
+            assert!(text.lines().any(|line| line == row), "{row} is not in\n{text}");
+        }
+        queue.done(&"a");
+        let text = component::metrics::render();
+        assert!(text.contains("workqueue_work_duration_seconds_count{name=\"metrics-test\"} 1"));
+        assert!(text.contains("workqueue_unfinished_work_seconds{name=\"metrics-test\"} 0"));
     }
 }
