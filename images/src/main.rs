@@ -16,7 +16,7 @@ struct Arguments {
     #[arg(long)]
     out: PathBuf,
     /// The version that our images are tagged with.
-    #[arg(long, default_value = component::version::VERSION)]
+    #[arg(long, default_value = component::version::current())]
     version: String,
 }
 

@@ -21,7 +21,7 @@ fn main() -> ExitCode {
         }
     };
     if options.version.is_some() {
-        println!("Kubernetes {}", component::version::VERSION);
+        println!("Kubernetes {}", component::version::current());
         return ExitCode::SUCCESS;
     }
     component::install_crypto();

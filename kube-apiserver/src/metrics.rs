@@ -169,6 +169,6 @@ pub fn render(caches: impl Iterator<Item = (String, usize, usize)>, revision: u6
         WATCHERS.with_label_values(&[&resource]).set(i64::try_from(watchers).unwrap_or(i64::MAX));
     }
     REVISION.set(revision.cast_signed());
-    BUILD.with_label_values(&["1", "36", component::version::VERSION]).set(1.0);
+    BUILD.with_label_values(&["1", "36", component::version::current()]).set(1.0);
     component::metrics::render()
 }

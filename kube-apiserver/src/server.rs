@@ -154,7 +154,7 @@ pub async fn start(config: Config, tasks: &Tasks) -> anyhow::Result<Running> {
     tasks.spawn("node-authorizer", bootstrap::feed_node_authorizer(server.clone()));
     tasks.spawn("bootstrap", bootstrap::run(server.clone()));
     serve(&server, listener, serving, hints);
-    tracing::info!(%address, version = component::version::VERSION, "Serving securely");
+    tracing::info!(%address, version = component::version::current(), "Serving securely");
     Ok(Running { address, server })
 }
 

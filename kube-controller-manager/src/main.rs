@@ -12,7 +12,7 @@ fn main() -> std::process::ExitCode {
     let options = Options::parse_from(component::flags::normalize(std::env::args_os()));
     if options.version.is_some() {
         use std::io::Write;
-        let _ = writeln!(std::io::stdout(), "Kubernetes {}", component::version::VERSION);
+        let _ = writeln!(std::io::stdout(), "Kubernetes {}", component::version::current());
         return std::process::ExitCode::SUCCESS;
     }
     component::logging::init_format(u8::try_from(options.v.clamp(0, 10)).unwrap_or(0), &options.logging_format);

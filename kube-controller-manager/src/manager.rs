@@ -82,7 +82,7 @@ pub async fn start(config: Arc<Config>, tasks: Tasks) -> anyhow::Result<Running>
     };
     let checks = Checks::new();
     let address = serving::start(&config, &tasks, checks.clone()).await?;
-    tracing::info!(address = ?address, controllers = config.controllers.join(","), "Starting {COMPONENT} {}", component::version::VERSION);
+    tracing::info!(address = ?address, controllers = config.controllers.join(","), "Starting {COMPONENT} {}", component::version::current());
 
     for name in options.controllers.iter().filter(|name| ABSENT.contains(&name.as_str())) {
         tracing::warn!(controller = name, "Controller is known but does nothing here");

@@ -6,7 +6,7 @@ use clap::{ArgAction, Parser};
 
 /// The Kubernetes controller manager is a daemon that embeds the core control loops shipped with Kubernetes.
 #[derive(Parser, Debug, Clone)]
-#[command(name = "kube-controller-manager", version = component::version::VERSION, disable_version_flag = true, args_override_self = true)]
+#[command(name = "kube-controller-manager", version = component::version::current(), disable_version_flag = true, args_override_self = true)]
 pub struct Options {
     #[arg(long, default_value_t = false, num_args = 0..=1, require_equals = true, default_missing_value = "true", action = ArgAction::Set)]
     pub contention_profiling: bool,

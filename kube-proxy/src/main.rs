@@ -8,7 +8,7 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 fn main() {
     let options = kube_proxy::options::Options::parse_from(component::flags::normalize(std::env::args_os()));
     if options.version.is_some() {
-        println!("Kubernetes {}", component::version::VERSION);
+        println!("Kubernetes {}", component::version::current());
         return;
     }
     if let Err(error) = kube_proxy::start::main(&options) {

@@ -97,7 +97,7 @@ pub struct Running {
 
 /// Connects, starts the servers and the sync loop.
 pub async fn start(config: Config, tasks: &Tasks) -> anyhow::Result<Running> {
-    tracing::info!(?config, "Starting kube-proxy {}", component::version::VERSION);
+    tracing::info!(?config, "Starting kube-proxy {}", component::version::current());
     let connect = client::connect::Options {
         kubeconfig: config.kubeconfig.clone(),
         server: config.master.clone(),

@@ -13,7 +13,7 @@ fn main() -> ExitCode {
     let options = Options::parse_from(component::flags::normalize(std::env::args_os()));
     if options.version.is_some() {
         use std::io::Write as _;
-        let _ = writeln!(std::io::stdout(), "Kubernetes {}", component::version::VERSION);
+        let _ = writeln!(std::io::stdout(), "Kubernetes {}", component::version::current());
         return ExitCode::SUCCESS;
     }
     component::logging::init_format(options.v, &options.logging_format);

@@ -8,7 +8,7 @@ use clap::{ArgAction, Parser};
 
 /// The Kubernetes scheduler is a control plane process which assigns Pods to Nodes.
 #[derive(Parser, Debug, Clone)]
-#[command(name = "kube-scheduler", version = component::version::VERSION, disable_version_flag = true, args_override_self = true)]
+#[command(name = "kube-scheduler", version = component::version::current(), disable_version_flag = true, args_override_self = true)]
 pub struct Options {
     /// The path to the configuration file (KubeSchedulerConfiguration).
     #[arg(long)]

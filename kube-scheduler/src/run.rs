@@ -150,7 +150,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         }
     }
     let names: Vec<_> = config.profiles.iter().map(|profile| profile.name.clone()).collect();
-    tracing::info!(version = component::version::VERSION, profiles = names.join(","), "Starting Kubernetes Scheduler");
+    tracing::info!(version = component::version::current(), profiles = names.join(","), "Starting Kubernetes Scheduler");
     let scheduler = Scheduler::extended(config.profiles, config.backoff, watches.stores(), config.extenders);
     watches.feed(&scheduler);
     let recorder = Recorder::new(kube.clone(), &tasks, DEFAULT_SCHEDULER, "");

@@ -20,7 +20,7 @@ fn main() -> ExitCode {
         return ExitCode::SUCCESS;
     }
     if flags.version {
-        println!("Kubernetes {}", component::version::VERSION);
+        println!("Kubernetes {}", component::version::current());
         return ExitCode::SUCCESS;
     }
     let config = match Config::load(&flags) {
@@ -38,7 +38,7 @@ fn main() -> ExitCode {
     };
     runtime.block_on(async {
         let tasks = Tasks::new();
-        tracing::info!(node = config.node_name, version = component::version::VERSION, "Starting kubelet");
+        tracing::info!(node = config.node_name, version = component::version::current(), "Starting kubelet");
         let started = tokio::select! {
             started = kubelet::run::start(config, &tasks) => started,
             () = tasks.until_signal() => return ExitCode::SUCCESS,

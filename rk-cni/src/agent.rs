@@ -110,7 +110,7 @@ struct Progress {
 
 /// Installs the plugin and starts the loops.
 pub async fn start(options: Options, tasks: &Tasks) -> anyhow::Result<()> {
-    tracing::info!(?options, "Starting rk-cni agent {}", component::version::VERSION);
+    tracing::info!(?options, "Starting rk-cni agent {}", component::version::current());
     crate::install::install(&options.bin_dir)
         .with_context(|| format!("failed to install the plugin in {}", options.bin_dir.display()))?;
     let connect = client::connect::Options {

@@ -4,7 +4,7 @@ use clap::{Parser, Subcommand};
 
 /// Pod networking for a node.
 #[derive(Parser)]
-#[command(name = "rk-cni", version = component::version::VERSION)]
+#[command(name = "rk-cni", version = component::version::current())]
 struct Cli {
     #[command(subcommand)]
     command: Command,

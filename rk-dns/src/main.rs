@@ -13,7 +13,7 @@ fn main() {
     });
     let options = rk_dns::start::Options::parse_from(component::flags::normalize(args));
     if options.version {
-        println!("rk-dns {}", component::version::VERSION);
+        println!("rk-dns {}", component::version::current());
         return;
     }
     if let Err(error) = rk_dns::start::main(&options) {

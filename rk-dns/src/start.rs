@@ -119,7 +119,7 @@ pub async fn start(options: &Options, config: Config, tasks: &Tasks) -> anyhow::
     }
     http::serve(&config, &shared, tasks).await?;
     let addresses = listen(&config, &shared, tasks).await?;
-    tracing::info!(?addresses, "rk-dns {} is listening", component::version::VERSION);
+    tracing::info!(?addresses, "rk-dns {} is listening", component::version::current());
     look_for_loops(&config, &shared, tasks);
     follow_file(options.conf.clone(), config, &shared, tasks);
     Ok(Started { shared, addresses })

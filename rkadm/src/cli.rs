@@ -8,7 +8,7 @@ use crate::{command, init, join, lab, reset, upgrade};
 
 /// rkadm: easily bootstrap a secure Kubernetes cluster
 #[derive(Debug, Parser)]
-#[command(name = "rkadm", version = component::version::VERSION, arg_required_else_help = true, propagate_version = false)]
+#[command(name = "rkadm", version = component::version::current(), arg_required_else_help = true, propagate_version = false)]
 pub struct Cli {
     /// Number for the log level verbosity
     #[arg(short = 'v', long = "v", global = true, default_value_t = 0)]

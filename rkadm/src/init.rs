@@ -309,7 +309,7 @@ pub fn defaults(init: &mut InitConfiguration, cluster: &mut ClusterConfiguration
 
 /// This rkadm sets up its own minor version and nothing else. Upstream allows the one before, whose components we do not have.
 fn check_version(cluster: &ClusterConfiguration) -> anyhow::Result<()> {
-    let own = crate::version::parse(component::version::VERSION).context("our own version")?;
+    let own = crate::version::parse(component::version::current()).context("our own version")?;
     match crate::version::parse(&cluster.kubernetes_version) {
         Some(version) if (version.major, version.minor) == (own.major, own.minor) => Ok(()),
         _ => anyhow::bail!(

@@ -202,9 +202,9 @@ async fn observe(flags: Common, version: Option<String>, rootfs: Option<PathBuf>
 /// The newest of this rkadm's version and the bundle's.
 fn newest(repository: &str, tags: &[String]) -> String {
     let prefix = format!("{repository}/kube-apiserver:");
-    let offered = tags.iter().filter_map(|tag| tag.strip_prefix(&prefix)).chain(std::iter::once(component::version::VERSION));
+    let offered = tags.iter().filter_map(|tag| tag.strip_prefix(&prefix)).chain(std::iter::once(component::version::current()));
     let newest = offered.filter_map(version::parse).max_by(|a, b| a.order().cmp(&b.order()));
-    newest.map_or_else(|| component::version::VERSION.to_string(), |version| version.to_string())
+    newest.map_or_else(|| component::version::current().to_string(), |version| version.to_string())
 }
 
 /// Where this host's API server listens, from its manifest.
@@ -242,7 +242,7 @@ async fn plan(upgrade: &Upgrade) -> anyhow::Result<String> {
     let mut out = format!(
         "[upgrade/versions] Cluster version: {}\n[upgrade/versions] rkadm version: {}\n",
         upgrade.current,
-        component::version::VERSION
+        component::version::current()
     );
     if upgrade.current == upgrade.target {
         out.push_str(&format!(
@@ -254,7 +254,7 @@ async fn plan(upgrade: &Upgrade) -> anyhow::Result<String> {
     let problems = policy::check(
         &upgrade.current,
         &upgrade.target,
-        component::version::VERSION,
+        component::version::current(),
         kubelets.values().map(|(version, _)| version.as_str()),
     );
     let row = |cells: [&str; 4]| cells.map(str::to_string).to_vec();
@@ -297,7 +297,7 @@ async fn apply(upgrade: &mut Upgrade, force: bool, yes: bool) -> anyhow::Result<
     let mut problems = policy::check(
         &upgrade.current,
         &upgrade.target,
-        component::version::VERSION,
+        component::version::current(),
         kubelets.values().map(|(version, _)| version.as_str()),
     );
     let sick: Vec<&str> = kubelets.iter().filter(|(_, (_, ready))| !ready).map(|(name, _)| name.as_str()).collect();
@@ -446,6 +446,6 @@ mod tests {
             "registry.k8s.io/kube-proxy:v1.36.11",
         ];
         assert_eq!(newest("registry.k8s.io", &tags.map(String::from)), "v1.36.10");
-        assert_eq!(newest("registry.k8s.io", &[]), component::version::VERSION);
+        assert_eq!(newest("registry.k8s.io", &[]), component::version::current());
     }
 }

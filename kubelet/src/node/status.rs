@@ -68,7 +68,7 @@ pub fn make(observed: &Observed<'_>) -> NodeStatus {
             container_runtime_version: observed.runtime_version.to_owned(),
             kernel_version: machine.kernel.clone(),
             kube_proxy_version: String::new(),
-            kubelet_version: component::version::VERSION.into(),
+            kubelet_version: component::version::current().into(),
             machine_id: machine.machine_id.clone(),
             operating_system: "linux".into(),
             os_image: machine.os_image.clone(),

@@ -220,7 +220,7 @@ pub fn defaults_of(kind: &str, node: &str) -> anyhow::Result<String> {
             },
         ),
         "ClusterConfiguration" => {
-            let version = component::version::VERSION.trim_start_matches('v').to_string();
+            let version = component::version::current().trim_start_matches('v').to_string();
             render(kind, &ClusterConfiguration { kubernetes_version: version, ..Default::default() })
         }
         "JoinConfiguration" => render(

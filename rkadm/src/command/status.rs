@@ -248,7 +248,7 @@ fn render(seen: &Observed, problems: &[String]) -> String {
             format!("{} here, the first to end is {name} in {} days", seen.certificates.len(), left.as_secs() / 86400),
         ]);
     }
-    let mut out = format!("rkadm {}\n\nThis host\n{}", component::version::VERSION, indent(&super::token::table(rows)));
+    let mut out = format!("rkadm {}\n\nThis host\n{}", component::version::current(), indent(&super::token::table(rows)));
     if let Some(nodes) = &seen.nodes {
         let rows = nodes
             .iter()

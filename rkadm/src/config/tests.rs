@@ -19,7 +19,7 @@ fn the_defaults_that_are_printed_are_kubeadms() {
         // The node's name is the host's there and is filled in by the command.
         let node = if kind == "JoinConfiguration" { "vm" } else { "node" };
         if kind == "ClusterConfiguration" {
-            wanted["kubernetesVersion"] = json!(component::version::VERSION.trim_start_matches('v'));
+            wanted["kubernetesVersion"] = json!(component::version::current().trim_start_matches('v'));
         }
         let text = crate::command::config::defaults_of(&kind, node).unwrap();
         let got: Value = serde_yaml::from_str(&text).unwrap();

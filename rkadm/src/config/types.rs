@@ -76,7 +76,7 @@ impl Default for ClusterConfiguration {
             etcd: Etcd { local: Some(LocalEtcd::default()), external: None },
             feature_gates: BTreeMap::new(),
             image_repository: "registry.k8s.io".into(),
-            kubernetes_version: component::version::VERSION.into(),
+            kubernetes_version: component::version::current().into(),
             networking: Networking::default(),
             proxy: Proxy::default(),
             scheduler: ControlPlaneComponent::default(),

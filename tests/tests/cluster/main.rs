@@ -66,7 +66,7 @@ fn main() -> ExitCode {
     let cluster = match Lab::up("rk-cluster-test", &["--nodes", "1"]) {
         Ok((lab, _)) => {
             let kubectl = lab.kubectl();
-            Arc::new(Cluster { lab, kubectl, image: format!("registry.k8s.io/rk-test:{}", component::version::VERSION) })
+            Arc::new(Cluster { lab, kubectl, image: format!("registry.k8s.io/rk-test:{}", component::version::current()) })
         }
         Err(error) => {
             eprintln!("{error:#}");

@@ -16,7 +16,7 @@ pub(crate) fn nodes_are_ready(cluster: &Cluster) -> Result<()> {
     ensure!(rows.len() == 2, "{table}");
     ensure!(rows[0][..3] == ["cp1", "Ready", "control-plane"], "{table}");
     ensure!(rows[1][..3] == ["node1", "Ready", "<none>"], "{table}");
-    ensure!(rows.iter().all(|row| row[4] == component::version::VERSION), "{table}");
+    ensure!(rows.iter().all(|row| row[4] == component::version::current()), "{table}");
     ensure!(cluster.kubectl.field("node node1", ".status.addresses[?(@.type==\"InternalIP\")].address")? == "172.30.0.2");
     ensure!(cluster.kubectl.field("node cp1", ".spec.taints[0].key")? == "node-role.kubernetes.io/control-plane");
     let info = cluster.kubectl.run("cluster-info")?;
