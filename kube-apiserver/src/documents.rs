@@ -19,6 +19,9 @@ use crate::request_info::Query;
 use crate::server::Server;
 use crate::table::Table;
 
+/// The version that is served beside the table.
+const METRICS: (&str, &str) = (crate::resource_metrics::GROUP, crate::resource_metrics::VERSION);
+
 /// Documents made so far, by name; emptied when the table changes.
 #[derive(Default)]
 pub struct Documents {
@@ -77,9 +80,13 @@ fn serve(headers: &HeaderMap, document: &Document) -> Response {
     response
 }
 
-/// The groups, versions and resources that are served.
-fn groups(table: &Table) -> Vec<Group> {
-    discovery::builtin(|group, version| table.has_version(group, version))
+/// The groups, versions and resources that are served; `metrics`: those of `metrics.k8s.io` too.
+fn groups(table: &Table, metrics: bool) -> Vec<Group> {
+    let mut groups = discovery::builtin(|group, version| table.has_version(group, version));
+    if metrics {
+        groups.push(crate::resource_metrics::group());
+    }
+    groups
 }
 
 /// The version of aggregated discovery that the client asks for.
@@ -95,7 +102,7 @@ fn aggregated_version(headers: &HeaderMap) -> Option<&'static str> {
 }
 
 /// `/`.
-fn paths(table: &Table) -> Vec<String> {
+fn paths(table: &Table, metrics: bool) -> Vec<String> {
     let mut out: Vec<String> = [
         "/.well-known/openid-configuration",
         "/api",
@@ -127,7 +134,7 @@ fn paths(table: &Table) -> Vec<String> {
     ]
     .map(str::to_owned)
     .to_vec();
-    for group in groups(table).iter().filter(|group| !group.name.is_empty()) {
+    for group in groups(table, metrics).iter().filter(|group| !group.name.is_empty()) {
         out.push(format!("/apis/{}", group.name));
         out.extend(group.versions.iter().map(|version| format!("/apis/{}/{}", group.name, version.name)));
     }
@@ -141,35 +148,42 @@ fn paths(table: &Table) -> Vec<String> {
 /// 404, 406.
 pub fn answer(server: &Arc<Server>, headers: &HeaderMap, path: &str, query: &Query) -> Result<Response, Status> {
     let table = server.table.load_full();
+    let metrics = crate::resource_metrics::is_on(server);
     let parts: Vec<&str> = path.trim_start_matches('/').split('/').collect();
     match parts.as_slice() {
-        [""] => Ok(reply::raw(200, "application/json", json!({"paths": paths(&table)}).to_string())),
+        [""] => Ok(reply::raw(200, "application/json", json!({"paths": paths(&table, metrics)}).to_string())),
         ["api"] | ["apis"] => {
             if let Some(version) = aggregated_version(headers) {
-                let name = format!("{path} {version}");
+                let name = format!("{path} {version} {metrics}");
                 let document = server.documents.get(&name, || {
                     let content_type = if version == "v2" {
                         "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList"
                     } else {
                         "application/json;g=apidiscovery.k8s.io;v=v2beta1;as=APIGroupDiscoveryList"
                     };
-                    Ok(Document::new(content_type, discovery::aggregated(&groups(&table), path == "/api", version).to_string()))
+                    Ok(Document::new(
+                        content_type,
+                        discovery::aggregated(&groups(&table, metrics), path == "/api", version).to_string(),
+                    ))
                 })?;
                 return Ok(serve(headers, &document));
             }
             let accept = negotiate::accept(headers, Offers::Groups)?;
             let address = format!("{}:{}", server.config.advertise_address, server.config.bind_address.port());
-            let object = if path == "/api" { discovery::api_versions(&address) } else { discovery::group_list(&groups(&table)) };
+            let object =
+                if path == "/api" { discovery::api_versions(&address) } else { discovery::group_list(&groups(&table, metrics)) };
             Ok(vary(reply::tree(200, &object, accept)))
         }
-        ["api", version] if table.has_version("", version) => resources(headers, &table, "", version),
-        ["apis", name] if table.all().iter().any(|served| served.group() == *name && !name.is_empty()) => {
+        ["api", version] if table.has_version("", version) => resources(headers, &table, metrics, "", version),
+        ["apis", name] if !name.is_empty() && groups(&table, metrics).iter().any(|group| group.name == *name) => {
             let accept = negotiate::accept(headers, Offers::Objects)?;
-            let found = groups(&table).into_iter().find(|group| group.name == *name).ok_or_else(no_such_resource)?;
+            let found = groups(&table, metrics).into_iter().find(|group| group.name == *name).ok_or_else(no_such_resource)?;
             Ok(reply::tree(200, &discovery::group(&found), accept))
         }
-        ["apis", group, version] if table.has_version(group, version) && !group.is_empty() => {
-            resources(headers, &table, group, version)
+        ["apis", group, version]
+            if !group.is_empty() && (table.has_version(group, version) || (metrics && (*group, *version) == METRICS)) =>
+        {
+            resources(headers, &table, metrics, group, version)
         }
         ["openapi", "v2"] => openapi::v2(server, &table, headers),
         ["openapi", "v3"] => openapi::v3_index(server, &table, headers),
@@ -180,9 +194,9 @@ pub fn answer(server: &Arc<Server>, headers: &HeaderMap, path: &str, query: &Que
     }
 }
 
-fn resources(headers: &HeaderMap, table: &Table, group: &str, version: &str) -> Result<Response, Status> {
+fn resources(headers: &HeaderMap, table: &Table, metrics: bool, group: &str, version: &str) -> Result<Response, Status> {
     let accept = negotiate::accept(headers, Offers::Objects)?;
-    let groups = groups(table);
+    let groups = groups(table, metrics);
     let found = groups.iter().find(|row| row.name == group).and_then(|row| row.versions.iter().find(|row| row.name == version));
     let found = found.ok_or_else(no_such_resource)?;
     Ok(reply::tree(200, &discovery::resource_list(group, found), accept))

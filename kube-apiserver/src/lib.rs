@@ -22,6 +22,7 @@ pub mod negotiate;
 pub mod options;
 pub mod reply;
 pub mod request_info;
+pub mod resource_metrics;
 pub mod route;
 pub mod server;
 pub mod storage;

@@ -16,6 +16,7 @@ use crate::documents;
 use crate::metrics;
 use crate::reply;
 use crate::request_info::{Query, RequestInfo};
+use crate::resource_metrics;
 use crate::server::Server;
 use crate::subresource;
 use crate::table::Served;
@@ -38,6 +39,9 @@ pub async fn route(
         return elsewhere(server, &request, &info, &query);
     }
     let table = server.table.load_full();
+    if info.group == resource_metrics::GROUP && info.version == resource_metrics::VERSION && resource_metrics::is_on(server) {
+        return resource_metrics::answer(server, request.headers(), &info, &query).await;
+    }
     let Some(served) = table.get(&info.group, &info.version, &info.resource).cloned() else {
         if info.prefix == "apis" && !table.all().iter().any(|served| served.group() == info.group) {
             return Ok(reply::text(404, "404 page not found\n"));

@@ -72,6 +72,8 @@ pub struct Server {
     pub documents: Documents,
     /// The way to kubelets.
     pub kubelets: KubeletClient,
+    /// What `metrics.k8s.io` remembers.
+    pub readings: crate::resource_metrics::scrape::Readings,
     /// Requests in flight.
     pub limits: Limits,
     /// Distinguishes this server from others of the cluster; part of its lease's name.
@@ -139,6 +141,7 @@ pub async fn start(config: Config, tasks: &Tasks) -> anyhow::Result<Running> {
         health: Health::new(),
         documents: Documents::default(),
         kubelets: KubeletClient::new(&config)?,
+        readings: Default::default(),
         limits: Limits { reading: limit(config.max_requests_inflight), writing: limit(config.max_mutating_requests_inflight) },
         identity,
         caches,

@@ -3,7 +3,7 @@
 mod binding;
 mod connect;
 mod eviction;
-mod location;
+pub(crate) mod location;
 mod log;
 pub mod proxy;
 pub mod review;

@@ -33,6 +33,7 @@ const KINDS: &[(&str, &str, bool)] = &[
     ("RoleBinding", "rolebindings", true),
     ("ClusterRole", "clusterroles", false),
     ("ClusterRoleBinding", "clusterrolebindings", false),
+    ("APIService", "apiservices", false),
 ];
 
 /// The collection's path and the object's name.

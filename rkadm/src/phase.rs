@@ -152,6 +152,7 @@ pub const INIT: &[Phase<Init>] = &[
             phase!("rk-cni", "Install the pod network of rk", addon::rk_cni),
             phase!("coredns", "Install the cluster DNS under the names of the CoreDNS addon", addon::coredns),
             phase!("kube-proxy", "Install the kube-proxy addon to a Kubernetes cluster", addon::kube_proxy),
+            phase!("metrics", "Switch on the metrics API of rk, for kubectl top and autoscalers", addon::metrics),
         ],
     ),
     phase!("show-join-command", "Show the join command for control-plane and worker node", show_join_command::run),
@@ -324,8 +325,8 @@ mod tests {
         let mut ours = Vec::new();
         for phase in table {
             ours.push(phase.name.to_string());
-            // rk-cni is ours alone.
-            ours.extend(phase.phases.iter().filter(|sub| sub.name != "rk-cni").map(|sub| format!("/{}", sub.name)));
+            // rk-cni and metrics are ours alone.
+            ours.extend(phase.phases.iter().filter(|sub| !["rk-cni", "metrics"].contains(&sub.name)).map(|sub| format!("/{}", sub.name)));
         }
         ours
     }

@@ -422,6 +422,13 @@ async fn add_ons(upgrade: &mut Upgrade) -> anyhow::Result<()> {
         if addon.is_disabled(&upgrade.node.cluster) {
             continue;
         }
+        // A metrics server that somebody installed stays.
+        if addon.phase == "metrics" {
+            let found = upgrade.api.find("/apis/apiregistration.k8s.io/v1/apiservices/v1beta1.metrics.k8s.io").await?;
+            if found.is_some_and(|service| service["spec"]["service"].is_object()) {
+                continue;
+            }
+        }
         let objects = addon.objects(&upgrade.node.cluster, &server, &proxy)?;
         upgrade.node.apply(&objects).await?;
         say::phase("addons", &format!("Applied essential addon: {}", addon.name));

@@ -35,19 +35,19 @@ pub(super) fn v2(server: &Arc<Server>, table: &Table, headers: &HeaderMap) -> Re
         }
         Some(false) => server
             .documents
-            .get("openapi/v2", || Ok(Document::new("application/json", openapi::v2(&groups(table)).to_string())))?,
-        Some(true) => server
-            .documents
-            .get("openapi/v2 protobuf", || Ok(Document::new(V2_PROTOBUF, openapi::v2_protobuf(&openapi::v2(&groups(table))))))?,
+            .get("openapi/v2", || Ok(Document::new("application/json", openapi::v2(&groups(table, false)).to_string())))?,
+        Some(true) => server.documents.get("openapi/v2 protobuf", || {
+            Ok(Document::new(V2_PROTOBUF, openapi::v2_protobuf(&openapi::v2(&groups(table, false)))))
+        })?,
     };
     Ok(serve(headers, &document))
 }
 
 /// `/openapi/v3`: where the documents of each group and version are.
 pub(super) fn v3_index(server: &Arc<Server>, table: &Table, headers: &HeaderMap) -> Result<Response, Status> {
-    let document = server
-        .documents
-        .get("openapi/v3", || Ok(Document::new("text/plain; charset=utf-8", openapi::v3_root(&groups(table)).to_string())))?;
+    let document = server.documents.get("openapi/v3", || {
+        Ok(Document::new("text/plain; charset=utf-8", openapi::v3_root(&groups(table, false)).to_string()))
+    })?;
     Ok(serve(headers, &document))
 }
 
@@ -59,7 +59,7 @@ pub(super) fn v3(
     path: &str,
     query: &Query,
 ) -> Result<Response, Status> {
-    let groups = groups(table);
+    let groups = groups(table, false);
     let index = openapi::v3_index(&groups);
     let Some((_, hash)) = index.iter().find(|(known, _)| known == path) else {
         return if path.contains('/') { Err(no_such_resource()) } else { Ok(reply::text(404, "404 page not found\n")) };

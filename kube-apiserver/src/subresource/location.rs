@@ -13,9 +13,9 @@ use crate::metadata;
 
 /// A kubelet's host and port.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Kubelet {
-    pub(super) host: String,
-    pub(super) port: u16,
+pub(crate) struct Kubelet {
+    pub(crate) host: String,
+    pub(crate) port: u16,
 }
 
 /// The pod named in the path.
@@ -24,6 +24,11 @@ pub(super) async fn pod(call: &Call) -> Result<Arc<Value>, Status> {
     call.server.caches.fresh().await?;
     let found = call.server.caches.get("", "pods", &call.info.namespace, &call.info.name);
     found.ok_or_else(|| Status::not_found("", "pods", &call.info.name))
+}
+
+/// The kubelet of a node by its name; `None` where the node or its address is not known.
+pub(crate) fn kubelet_of(server: &crate::server::Server, node: &str) -> Option<Kubelet> {
+    address(&*server.caches.get("", "nodes", "", node)?, &server.config.kubelet_address_types)
 }
 
 /// The kubelet of a node.

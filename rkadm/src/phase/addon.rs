@@ -26,6 +26,10 @@ pub async fn coredns(init: &mut Init) -> anyhow::Result<()> {
     one(init, "coredns").await
 }
 
+pub async fn metrics(init: &mut Init) -> anyhow::Result<()> {
+    one(init, "metrics").await
+}
+
 pub async fn kube_proxy(init: &mut Init) -> anyhow::Result<()> {
     one(init, "kube-proxy").await
 }
