@@ -256,6 +256,7 @@ configuration! {
     container_runtime_endpoint "containerRuntimeEndpoint": String = "unix:///run/containerd/containerd.sock".to_owned(),
     image_service_endpoint "imageServiceEndpoint": String = String::new(),
     fail_cgroup_v1 "failCgroupV1": bool = true,
+    change_detection "configMapAndSecretChangeDetectionStrategy": String = "Watch".to_owned(),
     pod_logs_dir "podLogsDir": String = "/var/log/pods".to_owned(),
     single_process_oom_kill "singleProcessOOMKill": Option<bool> = None,
 }
@@ -270,7 +271,6 @@ const QUIET: &[&str] = &[
     "enableProfilingHandler",
     "enableDebugFlagsHandler",
     "enableContentionProfiling",
-    "configMapAndSecretChangeDetectionStrategy",
     "iptablesMasqueradeBit",
     "iptablesDropBit",
     "kernelMemcgNotification",
@@ -414,6 +414,12 @@ impl Config {
         }
         if !["AlwaysAllow", "Webhook"].contains(&kubelet.authorization.mode.as_str()) {
             return invalid(format!("authorization.mode {:?} must be one of AlwaysAllow, Webhook", kubelet.authorization.mode));
+        }
+        if !["Watch", "Cache", "Get"].contains(&kubelet.change_detection.as_str()) {
+            return invalid(format!(
+                "configMapAndSecretChangeDetectionStrategy {:?} must be one of Get, Cache, Watch",
+                kubelet.change_detection
+            ));
         }
         if kubelet.max_pods < 0 {
             return invalid(format!("maxPods (--max-pods) {} must not be a negative number", kubelet.max_pods));

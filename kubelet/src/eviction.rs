@@ -117,19 +117,7 @@ async fn read(kubelet: &Kubelet) -> Readings {
 
 /// Removes images nobody uses; whether that freed anything.
 async fn reclaim_images(kubelet: &Kubelet) -> bool {
-    let (Ok(images), Ok(containers)) = tokio::join!(kubelet.cri.list_images(), kubelet.cri.list_containers(None)) else {
-        return false;
-    };
-    let used = |image: &crate::cri::v1::Image| {
-        containers.iter().any(|container| {
-            container.image_ref == image.id || container.image_id == image.id || image.repo_digests.contains(&container.image_ref)
-        })
-    };
-    let mut freed = false;
-    for image in images.iter().filter(|image| !image.pinned && !used(image)) {
-        freed |= kubelet.cri.remove_image(&image.id).await.is_ok();
-    }
-    freed
+    crate::image::gc::remove_unused(kubelet).await > 0
 }
 
 fn evict_one(kubelet: &Kubelet, met: &Threshold, readings: &Readings) {

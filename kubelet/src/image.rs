@@ -2,6 +2,7 @@
 
 pub mod credentials;
 pub mod gc;
+pub mod provider;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,10 +16,16 @@ use crate::backoff::Backoff;
 use crate::kubelet::Kubelet;
 use crate::pod;
 use crate::runtime::security::ImageUser;
+use provider::Providers;
 
 /// Pulls in progress and failures.
 pub struct Images {
     slots: Option<Arc<Semaphore>>,
+    /// Programs that give credentials.
+    pub providers: Providers,
+    /// When images were seen and used.
+    pub(crate) seen: parking_lot::Mutex<gc::Seen>,
+    rate: Rate,
     backoff: Backoff,
     failures: parking_lot::Mutex<std::collections::HashMap<String, (Instant, String)>>,
 }
@@ -44,12 +51,15 @@ pub struct ImageError {
 }
 
 impl Images {
-    /// `parallel`: pulls at once, `None` for any number.
-    pub fn new(parallel: Option<usize>) -> Self {
+    /// `parallel`: pulls at once, `None` for any number; `qps` and `burst` bound how many begin per second (0: any number).
+    pub fn new(parallel: Option<usize>, qps: i32, burst: i32, providers: Providers) -> Self {
         /// Upstream: MaxContainerBackOff.
         const MAX: Duration = Duration::from_secs(300);
         Self {
             slots: parallel.map(|n| Arc::new(Semaphore::new(n))),
+            providers,
+            seen: parking_lot::Mutex::default(),
+            rate: Rate::new(qps, burst),
             backoff: Backoff::new(MAX),
             failures: parking_lot::Mutex::default(),
         }
@@ -62,8 +72,35 @@ impl Images {
     }
 }
 
+/// A token bucket.
+struct Rate {
+    qps: f64,
+    burst: f64,
+    state: parking_lot::Mutex<(f64, Instant)>,
+}
+
+impl Rate {
+    fn new(qps: i32, burst: i32) -> Self {
+        let burst = f64::from(burst.max(1));
+        Self { qps: f64::from(qps), burst, state: parking_lot::Mutex::new((burst, Instant::now())) }
+    }
+
+    /// Whether another may begin now.
+    fn take(&self) -> bool {
+        if self.qps <= 0.0 {
+            return true;
+        }
+        let mut state = self.state.lock();
+        let now = Instant::now();
+        let tokens = (state.0 + now.saturating_duration_since(state.1).as_secs_f64() * self.qps).min(self.burst);
+        let taken = tokens >= 1.0;
+        *state = (if taken { tokens - 1.0 } else { tokens }, now);
+        taken
+    }
+}
+
 /// Name with a tag, as pulled; `None` where it is no image name.
-fn with_tag(image: &str) -> Option<String> {
+pub(crate) fn with_tag(image: &str) -> Option<String> {
     let valid = !image.is_empty()
         && image.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-/:@+[]".contains(&byte))
         && !image.starts_with(['/', ':', '@', '-', '.'])
@@ -135,7 +172,8 @@ pub async fn ensure(
         && let Some((wait, _)) = kubelet.images.backoff.remaining(&key, *failed)
     {
         event(Kind::Normal, "BackOff", format!("Back-off pulling image \"{image}\""));
-        return Err(fail("ImagePullBackOff", format!("Back-off pulling image \"{image}\": {why}"), wait));
+        // Looked at again before the wait is over: the image may come by another way.
+        return Err(fail("ImagePullBackOff", format!("Back-off pulling image \"{image}\": {why}"), wait.min(LOOK_AGAIN)));
     }
     event(Kind::Normal, "Pulling", format!("Pulling image \"{image}\""));
     let asked = Instant::now();
@@ -144,10 +182,11 @@ pub async fn ensure(
         None => None,
     };
     let began = Instant::now();
+    let limited = !kubelet.images.rate.take();
     let credentials = credentials::for_image(kubelet, pod, &name).await;
     let sandbox = crate::containers::sandbox_config_for_pull(kubelet, pod);
-    let mut outcome = Err(tonic::Status::unknown("no credentials"));
-    for credential in credentials.into_iter().map(Some).chain([None]) {
+    let mut outcome = Err(tonic::Status::unknown("pull QPS exceeded"));
+    for credential in credentials.into_iter().map(Some).chain([None]).take(if limited { 0 } else { usize::MAX }) {
         outcome = kubelet.cri.pull_image(&name, handler, credential, sandbox.clone()).await;
         if outcome.is_ok() {
             break;
@@ -170,10 +209,14 @@ pub async fn ensure(
             Ok(found.map_or(Pulled { reference, user: ImageUser::default() }, pulled))
         }
         Err(status) => {
-            let why = format!("rpc error: code = {:?} desc = {}", status.code(), status.message());
+            let why = match limited {
+                true => status.message().to_owned(),
+                false => format!("rpc error: code = {:?} desc = {}", status.code(), status.message()),
+            };
             event(Kind::Warning, "Failed", format!("Failed to pull image \"{image}\": {why}"));
             let (reason, detail) = match status.message() {
                 text if text.contains("RegistryUnavailable") => ("RegistryUnavailable", text.to_owned()),
+                text if text.contains("SignatureValidationFailed") => ("SignatureValidationFailed", text.to_owned()),
                 _ => ("ErrImagePull", why),
             };
             event(Kind::Warning, "Failed", format!("Error: {reason}"));
@@ -188,6 +231,8 @@ pub async fn ensure(
 }
 
 const INITIAL_WAIT: Duration = Duration::from_secs(10);
+/// How often a pod whose image cannot be pulled looks whether it is there by now. Upstream: the pod worker's backOffPeriod.
+const LOOK_AGAIN: Duration = Duration::from_secs(10);
 
 fn round(duration: Duration) -> String {
     component::duration::format(Duration::from_millis(u64::try_from(duration.as_millis()).unwrap_or(0)))
@@ -200,6 +245,15 @@ fn pulled(image: crate::cri::v1::Image) -> Pulled {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn pulls_begin_at_the_rate_allowed() {
+        let rate = Rate::new(1, 2);
+        assert_eq!([rate.take(), rate.take(), rate.take()], [true, true, false]);
+        tokio::time::advance(Duration::from_secs(1)).await;
+        assert_eq!([rate.take(), rate.take()], [true, false]);
+        assert!((0..100).all(|_| Rate::new(0, 1).take()), "no limit");
+    }
 
     #[test]
     fn names_get_their_tag_and_bad_ones_are_refused() {

@@ -1,9 +1,12 @@
 //! What pods refer to: ConfigMaps, Secrets, service-account tokens, services.
 //!
-//! Read when a pod needs them. Pods that start together share one read; a token is kept until four fifths of its life are over.
+//! Environments and pull secrets are read when a container starts; containers that start together share one read. What pods show as
+//! files is followed ([`followed`]). A token is kept until four fifths of its life are over.
+
+pub mod followed;
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use client::informer::Informer;
@@ -15,6 +18,7 @@ use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use crate::pod;
+use followed::{Followed, Wake};
 
 /// How long one read serves others. Short: a pod that starts must see what was written before it was created.
 const SHARE: Duration = Duration::from_millis(500);
@@ -31,6 +35,9 @@ pub struct Objects {
     config_maps: Cache<ConfigMap>,
     secrets: Cache<Secret>,
     tokens: Mutex<HashMap<String, Token>>,
+    /// `None`: every read goes to the server (`configMapAndSecretChangeDetectionStrategy` other than `Watch`).
+    followed: Option<(Followed<ConfigMap>, Followed<Secret>)>,
+    wake: OnceLock<Wake>,
 }
 
 #[derive(Clone)]
@@ -55,9 +62,49 @@ pub enum ObjectError {
 }
 
 impl Objects {
-    /// Reads through `api`; `services` feeds environments.
-    pub fn new(api: Option<kube::Client>, services: Option<Informer<Service>>) -> Self {
-        Self { api, services, config_maps: Mutex::default(), secrets: Mutex::default(), tokens: Mutex::default() }
+    /// Reads through `api`; `services` feeds environments; `watch`: files follow their objects by a watch.
+    pub fn new(api: Option<kube::Client>, services: Option<Informer<Service>>, watch: bool) -> Self {
+        let followed = api.clone().filter(|_| watch).map(|api| (Followed::new(api.clone()), Followed::new(api)));
+        Self {
+            api,
+            services,
+            config_maps: Mutex::default(),
+            secrets: Mutex::default(),
+            tokens: Mutex::default(),
+            followed,
+            wake: OnceLock::new(),
+        }
+    }
+
+    /// Who is told when an object that a pod shows as files has changed. Call once, before pods start.
+    pub fn on_change(&self, wake: Wake) {
+        let _ = self.wake.set(wake);
+    }
+
+    fn wake(&self) -> &Wake {
+        self.wake.get_or_init(|| Arc::new(|_| {}))
+    }
+
+    /// A ConfigMap whose changes the pod follows from now on.
+    ///
+    /// # Errors
+    /// As [`Objects::config_map`].
+    pub async fn follow_config_map(&self, pod: &Pod, name: &str) -> Result<Option<Arc<ConfigMap>>, ObjectError> {
+        match &self.followed {
+            Some((followed, _)) => followed.get(pod::uid(pod), pod::namespace(pod), name, self.wake()).await,
+            None => self.config_map(pod::namespace(pod), name).await,
+        }
+    }
+
+    /// A Secret whose changes the pod follows from now on.
+    ///
+    /// # Errors
+    /// As [`Objects::secret`].
+    pub async fn follow_secret(&self, pod: &Pod, name: &str) -> Result<Option<Arc<Secret>>, ObjectError> {
+        match &self.followed {
+            Some((_, followed)) => followed.get(pod::uid(pod), pod::namespace(pod), name, self.wake()).await,
+            None => self.secret(pod::namespace(pod), name).await,
+        }
     }
 
     /// A ConfigMap; `None` where it does not exist.
@@ -163,8 +210,12 @@ impl Objects {
         Ok(text)
     }
 
-    /// Forgets a pod's tokens.
+    /// Forgets a pod's tokens, and what only it followed.
     pub fn forget(&self, uid: &str) {
+        if let Some((config_maps, secrets)) = &self.followed {
+            config_maps.forget(uid);
+            secrets.forget(uid);
+        }
         self.tokens.lock().retain(|key, _| !key.starts_with(uid));
     }
 }

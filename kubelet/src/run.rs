@@ -18,6 +18,7 @@ use crate::cgroup::{self, Cgroups, values};
 use crate::config::Config;
 use crate::cri::{Cri, v1};
 use crate::image::Images;
+use crate::image::provider::Providers;
 use crate::kubelet::{Kubelet, NodeState, Shared};
 use crate::node::{self, register};
 use crate::objects::Objects;
@@ -103,8 +104,17 @@ pub async fn start(config: Config, tasks: &Tasks) -> anyhow::Result<Shared> {
             seccomp_dir: config.root_dir.join("seccomp").to_string_lossy().into_owned(),
         },
         recorder: api.clone().map(|api| Recorder::new(api, tasks, "kubelet", &config.node_name)),
-        objects: Objects::new(api.clone(), services),
-        images: Images::new(config.parallel_pulls()),
+        objects: Objects::new(api.clone(), services, kubelet_config.change_detection == "Watch"),
+        images: Images::new(
+            config.parallel_pulls(),
+            kubelet_config.registry_pull_qps,
+            kubelet_config.registry_burst,
+            match &config.credential_provider {
+                Some((file, bin_dir)) => Providers::load(file, bin_dir)
+                    .map_err(|why| anyhow::anyhow!("failed to register CRI auth plugins: {why}"))?,
+                None => Providers::default(),
+            },
+        ),
         workers: Workers::new(
             kubelet_config.crash_loop_back_off.max_container_restart_period.map_or(Duration::from_secs(300), |span| span.0),
         ),
@@ -123,6 +133,12 @@ pub async fn start(config: Config, tasks: &Tasks) -> anyhow::Result<Shared> {
     *kubelet.node.ips.write() = node::facts::addresses(&kubelet.config);
     *kubelet.node.allocatable.write() = fixed.resources.1.clone();
     kubelet.node.pleg_healthy.store(true, Ordering::Relaxed);
+    let weak = Arc::downgrade(&kubelet);
+    kubelet.objects.on_change(Arc::new(move |uid| {
+        if let Some(kubelet) = weak.upgrade() {
+            kubelet.workers.poke(uid);
+        }
+    }));
     kubelet.node_event(Kind::Normal, "Starting", "Starting kubelet.");
     let spawn = |name: &str, future: std::pin::Pin<Box<dyn Future<Output = ()> + Send>>| {
         let stop = tasks.token();

@@ -1,4 +1,8 @@
-//! Credentials for pulls: `imagePullSecrets` in both of Docker's formats. Upstream: pkg/credentialprovider
+//! Credentials for pulls: `imagePullSecrets` in both of Docker's formats, the node's own files, credential providers.
+//!
+//! Upstream: pkg/credentialprovider
+
+use std::path::{Path, PathBuf};
 
 use base64::Engine as _;
 use k8s_openapi::api::core::v1::{Pod, Secret};
@@ -27,6 +31,11 @@ pub async fn for_image(kubelet: &Kubelet, pod: &Pod, image: &str) -> Vec<AuthCon
         }
     }
     found.sort_by_key(|(length, _)| std::cmp::Reverse(*length));
+    // The pod's own first, then what the node has.
+    let mut of_node = node_files(&kubelet.config.root_dir, image);
+    of_node.extend(kubelet.images.providers.for_image(kubelet, pod, image).await);
+    of_node.sort_by_key(|(length, _)| std::cmp::Reverse(*length));
+    found.extend(of_node);
     found.into_iter().map(|(_, auth)| auth).collect()
 }
 
@@ -34,7 +43,25 @@ fn matching(secret: &Secret, image: &str) -> Vec<(usize, AuthConfig)> {
     let key = if secret.type_.as_deref() == Some("kubernetes.io/dockercfg") { ".dockercfg" } else { ".dockerconfigjson" };
     let Some(document) = secret.data.as_ref().and_then(|data| data.get(key)) else { return Vec::new() };
     let Ok(document) = serde_json::from_slice::<Value>(&document.0) else { return Vec::new() };
-    let registries = if key == ".dockercfg" { Some(&document) } else { document.get("auths") };
+    entries(&document, key == ".dockercfg", image)
+}
+
+/// Docker's files where upstream looks for them: below the kubelet's root, in the home directory and in `/`.
+fn node_files(root: &Path, image: &str) -> Vec<(usize, AuthConfig)> {
+    let home = std::env::var_os("HOME").map(PathBuf::from).unwrap_or_else(|| PathBuf::from("/root"));
+    let dirs = [root.to_owned(), home.join(".docker"), PathBuf::from("/.docker")];
+    let read = |path: PathBuf, old| {
+        let document = serde_json::from_slice::<Value>(&std::fs::read(path).ok()?).ok()?;
+        Some(entries(&document, old, image))
+    };
+    let mut out: Vec<_> = dirs.iter().filter_map(|dir| read(dir.join("config.json"), false)).flatten().collect();
+    let old = [root.join(".dockercfg"), home.join(".dockercfg"), PathBuf::from("/.dockercfg")];
+    out.extend(old.into_iter().filter_map(|path| read(path, true)).flatten());
+    out
+}
+
+fn entries(document: &Value, old: bool, image: &str) -> Vec<(usize, AuthConfig)> {
+    let registries = if old { Some(document) } else { document.get("auths") };
     let registries = registries.and_then(Value::as_object).into_iter().flatten();
     registries
         .filter(|(registry, _)| matches(registry, image))
@@ -55,7 +82,7 @@ fn auth(entry: &Value) -> Option<AuthConfig> {
 }
 
 /// Whether an entry of the file is for the image's registry: host (with `*` per label), port, and a path prefix.
-fn matches(registry: &str, image: &str) -> bool {
+pub(super) fn matches(registry: &str, image: &str) -> bool {
     let strip = |text: &str| text.trim_start_matches("https://").trim_start_matches("http://").trim_end_matches('/').to_owned();
     let registry = strip(registry).trim_end_matches("/v1").trim_end_matches("/v2").to_owned();
     let first = image.split('/').next().unwrap_or("");

@@ -5,7 +5,6 @@ use k8s_openapi::api::core::v1::{ConfigMap, KeyToPath};
 
 use super::atomic_writer::{self, File, Payload};
 use super::{Context, Plugin, Ready, VolumeError, fs_group};
-use crate::pod;
 
 /// See [`super::PLUGINS`].
 pub const PLUGIN: Plugin = Plugin {
@@ -17,7 +16,7 @@ pub const PLUGIN: Plugin = Plugin {
 
 async fn set_up(context: &Context<'_>) -> Result<Ready, VolumeError> {
     let source = context.volume.config_map.clone().unwrap_or_default();
-    let map = context.kubelet.objects.config_map(pod::namespace(context.pod), &source.name).await?;
+    let map = context.kubelet.objects.follow_config_map(context.pod, &source.name).await?;
     let optional = source.optional.unwrap_or(false);
     let map = match map {
         Some(map) => map,

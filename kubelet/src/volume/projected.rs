@@ -5,7 +5,6 @@ use k8s_openapi::api::core::v1::{ServiceAccountTokenProjection, VolumeProjection
 
 use super::atomic_writer::{File, Payload};
 use super::{Context, Plugin, Ready, VolumeError, config_map, downward_api, fs_group, secret};
-use crate::pod;
 
 /// See [`super::PLUGINS`].
 pub const PLUGIN: Plugin = Plugin {
@@ -25,13 +24,12 @@ async fn set_up(context: &Context<'_>) -> Result<Ready, VolumeError> {
 }
 
 async fn part(context: &Context<'_>, source: &VolumeProjection, mode: i32) -> Result<Payload, VolumeError> {
-    let namespace = pod::namespace(context.pod);
     if let Some(token) = &source.service_account_token {
         return self::token(context, token, mode).await;
     }
     if let Some(source) = &source.config_map {
         let optional = source.optional.unwrap_or(false);
-        return match context.kubelet.objects.config_map(namespace, &source.name).await? {
+        return match context.kubelet.objects.follow_config_map(context.pod, &source.name).await? {
             Some(map) => config_map::payload(&map, source.items.as_deref(), mode, optional),
             None if optional => Ok(Payload::new()),
             None => Err(VolumeError(format!("configmap {:?} not found", source.name))),
@@ -39,7 +37,7 @@ async fn part(context: &Context<'_>, source: &VolumeProjection, mode: i32) -> Re
     }
     if let Some(source) = &source.secret {
         let optional = source.optional.unwrap_or(false);
-        return match context.kubelet.objects.secret(namespace, &source.name).await? {
+        return match context.kubelet.objects.follow_secret(context.pod, &source.name).await? {
             Some(found) => secret::payload(&found, source.items.as_deref(), mode, optional),
             None if optional => Ok(Payload::new()),
             None => Err(VolumeError(format!("secret {:?} not found", source.name))),

@@ -5,7 +5,6 @@ use k8s_openapi::api::core::v1::{KeyToPath, Secret};
 
 use super::atomic_writer::{self, Payload};
 use super::{Context, Plugin, Ready, VolumeError, config_map, fs_group, mount};
-use crate::pod;
 
 /// See [`super::PLUGINS`].
 pub const PLUGIN: Plugin = Plugin {
@@ -18,7 +17,7 @@ pub const PLUGIN: Plugin = Plugin {
 async fn set_up(context: &Context<'_>) -> Result<Ready, VolumeError> {
     let source = context.volume.secret.clone().unwrap_or_default();
     let name = source.secret_name.unwrap_or_default();
-    let secret = context.kubelet.objects.secret(pod::namespace(context.pod), &name).await?;
+    let secret = context.kubelet.objects.follow_secret(context.pod, &name).await?;
     let optional = source.optional.unwrap_or(false);
     let secret = match secret {
         Some(secret) => secret,
