@@ -1,6 +1,8 @@
 //! Running the distribution's iptables: whole batches through `iptables-restore --noflush`, single rules through the
 //! `iptables` crate.
 
+pub mod native;
+
 use std::collections::BTreeSet;
 use std::fmt;
 use std::io::Write;
@@ -91,6 +93,15 @@ impl Iptables {
             return written.map_err(run);
         }
         Err(Error::Failed { message: explain(&output, input), program })
+    }
+
+    /// Whether the program writes to nf_tables (`iptables v1.8.9 (nf_tables)`), where [`native`] can do so too.
+    pub fn is_nf_tables(self) -> bool {
+        static ANSWER: OnceLock<bool> = OnceLock::new();
+        *ANSWER.get_or_init(|| {
+            let output = Command::new(self.program()).arg("--version").output();
+            output.is_ok_and(|output| String::from_utf8_lossy(&output.stdout).contains("nf_tables"))
+        })
     }
 
     /// The table as `iptables-save` shows it.

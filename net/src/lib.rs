@@ -8,6 +8,7 @@ pub mod link;
 pub mod neighbour;
 pub mod netlink;
 pub mod netns;
+pub mod nft;
 pub mod route;
 mod sys;
 pub mod sysctl;

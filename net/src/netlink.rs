@@ -135,6 +135,20 @@ impl Request {
         self
     }
 
+    /// Bytes so far.
+    #[allow(clippy::len_without_is_empty)] // never empty: there is a header
+    pub fn len(&self) -> usize {
+        self.buf.len()
+    }
+
+    /// The bytes of the message, with its length and this sequence number.
+    pub(crate) fn finish(mut self, sequence: u32) -> Vec<u8> {
+        let length = u32::try_from(self.buf.len()).expect("requests are short");
+        self.buf[0..4].copy_from_slice(&length.to_ne_bytes());
+        self.buf[8..12].copy_from_slice(&sequence.to_ne_bytes());
+        self.buf
+    }
+
     fn pad(&mut self) {
         while !self.buf.len().is_multiple_of(4) {
             self.buf.push(0);
@@ -235,22 +249,79 @@ impl Socket {
         self.exchange(action, request(), NLM_F_DUMP)
     }
 
-    fn exchange(&self, action: String, mut request: Request, flags: u16) -> Result<Vec<Message>, Error> {
-        let sequence = self.sequence.get();
-        self.sequence.set(sequence.wrapping_add(1));
-        let length = u32::try_from(request.buf.len()).expect("requests are short");
-        request.buf[0..4].copy_from_slice(&length.to_ne_bytes());
-        let all = u16::from_ne_bytes([request.buf[6], request.buf[7]]) | flags;
-        request.buf[6..8].copy_from_slice(&all.to_ne_bytes());
-        request.buf[8..12].copy_from_slice(&sequence.to_ne_bytes());
-        if let Err(errno) = sendto(self.fd.as_raw_fd(), &request.buf, &NetlinkAddr::new(0, 0), MsgFlags::empty()) {
-            return Err(Error::new(action, errno));
-        }
-        self.collect(action, sequence, flags & NLM_F_DUMP != 0)
+    /// Reads a whole table without keeping it; what changes meanwhile may be missed or seen twice.
+    pub fn dump_each(&self, action: &str, request: impl Fn() -> Request, mut each: impl FnMut(&Message)) -> Result<(), Error> {
+        let sequence = self.send(action, request(), NLM_F_DUMP)?;
+        self.collect_each(action.to_owned(), sequence, false, |kind, payload| {
+            each(&Message { kind, payload: payload.to_vec() });
+        })
     }
 
-    fn collect(&self, action: String, sequence: u32, dump: bool) -> Result<Vec<Message>, Error> {
+    /// Sends a transaction; its messages are numbered from 1, and only the last one asks for an answer.
+    pub(crate) fn transact(&self, bytes: &[u8], last: u32) -> Result<(), Error> {
+        use nix::sys::socket::{setsockopt, sockopt};
+        // The kernel takes a transaction in one piece. Without the privilege to pass the system's limit, up to that limit.
+        let wanted = bytes.len() + 64 * 1024;
+        if setsockopt(&self.fd, sockopt::SndBufForce, &wanted).is_err() {
+            let _ = setsockopt(&self.fd, sockopt::SndBuf, &wanted);
+        }
+        let action = || "change rules".to_owned();
+        if let Err(errno) = sendto(self.fd.as_raw_fd(), bytes, &NetlinkAddr::new(0, 0), MsgFlags::empty()) {
+            return Err(Error::new(action(), errno));
+        }
+        let mut buffer = vec![0; BUFFER];
+        loop {
+            let read = match recv(self.fd.as_raw_fd(), &mut buffer, MsgFlags::empty()) {
+                Ok(read) => read,
+                Err(Errno::EINTR) => continue,
+                Err(errno) => return Err(Error::new(action(), errno)),
+            };
+            let mut rest = &buffer[..read];
+            while let Some(frame) = Frame::split(&mut rest) {
+                if frame.kind != NLMSG_ERROR {
+                    continue;
+                }
+                let errno = frame.payload.get(..4).map_or(0, |b| i32::from_ne_bytes([b[0], b[1], b[2], b[3]]));
+                if errno != 0 {
+                    self.drain();
+                    let message = extended_message(frame.flags, frame.payload);
+                    let action = format!("change rules (message {} of {last})", frame.sequence);
+                    return Err(Error { action, errno: Errno::from_raw(-errno), message });
+                }
+                if frame.sequence == last {
+                    return Ok(());
+                }
+            }
+        }
+    }
+
+    /// Throws away what is left of an answer: a refused transaction has one for each message that was refused.
+    fn drain(&self) {
+        let mut buffer = vec![0; BUFFER];
+        while recv(self.fd.as_raw_fd(), &mut buffer, MsgFlags::MSG_DONTWAIT).is_ok_and(|read| read > 0) {}
+    }
+
+    fn send(&self, action: &str, mut request: Request, flags: u16) -> Result<u32, Error> {
+        let sequence = self.sequence.get();
+        self.sequence.set(sequence.wrapping_add(1));
+        let all = u16::from_ne_bytes([request.buf[6], request.buf[7]]) | flags;
+        request.buf[6..8].copy_from_slice(&all.to_ne_bytes());
+        match sendto(self.fd.as_raw_fd(), &request.finish(sequence), &NetlinkAddr::new(0, 0), MsgFlags::empty()) {
+            Ok(_) => Ok(sequence),
+            Err(errno) => Err(Error::new(action, errno)),
+        }
+    }
+
+    fn exchange(&self, action: String, request: Request, flags: u16) -> Result<Vec<Message>, Error> {
+        let sequence = self.send(&action, request, flags)?;
         let mut messages = Vec::new();
+        self.collect_each(action, sequence, flags & NLM_F_DUMP != 0, |kind, payload| {
+            messages.push(Message { kind, payload: payload.to_vec() });
+        })?;
+        Ok(messages)
+    }
+
+    fn collect_each(&self, action: String, sequence: u32, dump: bool, mut each: impl FnMut(u16, &[u8])) -> Result<(), Error> {
         let mut buffer = vec![0; BUFFER];
         let mut interrupted = false;
         loop {
@@ -267,16 +338,16 @@ impl Socket {
                 interrupted |= dump && frame.flags & NLM_F_DUMP_INTR != 0;
                 match frame.kind {
                     NLMSG_DONE if interrupted => return Err(Error::new(action, Errno::EINTR)),
-                    NLMSG_DONE => return Ok(messages),
+                    NLMSG_DONE => return Ok(()),
                     NLMSG_ERROR => {
                         let errno = frame.payload.get(..4).map_or(0, |b| i32::from_ne_bytes([b[0], b[1], b[2], b[3]]));
                         if errno == 0 {
-                            return Ok(messages);
+                            return Ok(());
                         }
                         let message = extended_message(frame.flags, frame.payload);
                         return Err(Error { action, errno: Errno::from_raw(-errno), message });
                     }
-                    kind => messages.push(Message { kind, payload: frame.payload.to_vec() }),
+                    kind => each(kind, frame.payload),
                 }
             }
         }

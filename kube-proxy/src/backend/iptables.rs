@@ -6,16 +6,20 @@
 //! Upstream: pkg/proxy/iptables/proxier.go
 
 pub mod frame;
+pub mod full;
 pub mod names;
 pub mod render;
 
-use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::net::IpAddr;
+use std::sync::Arc;
 
+use net::Socket;
+use net::iptables::native::{self, Failure};
 use net::iptables::{Error, Family, Iptables};
 
 use super::{Backend, Kind, Portals, Report, Scope, Settings, SyncError, node_ports};
+use crate::portal::Portal;
 use render::{Context, Rules, Table};
 
 pub const KIND: Kind = Kind {
@@ -30,6 +34,10 @@ pub const KIND: Kind = Kind {
 /// Upstream: largeClusterEndpointsThreshold.
 const LARGE_CLUSTER_ENDPOINTS: usize = 1000;
 
+/// Bytes of batch text that go to the kernel in one transaction of the first sync: memory on one side, the cost of checking all
+/// rules for loops, once per transaction, on the other.
+const STEP: usize = 1 << 20;
+
 fn probe(family: Family) -> Result<(), String> {
     Iptables::new(family).chains("nat").map(drop).map_err(|error| error.to_string())
 }
@@ -37,16 +45,32 @@ fn probe(family: Family) -> Result<(), String> {
 pub struct IptablesBackend {
     settings: Settings,
     iptables: Iptables,
+    /// Where iptables is iptables-nft: the kernel itself, which does the same a hundred times faster.
+    kernel: Option<Socket>,
     /// What the kernel holds since the last successful sync.
     applied: Portals,
+    /// Endpoints in `applied`.
+    endpoints: usize,
     applied_context: Option<Context>,
     node_port_addresses: Option<Vec<IpAddr>>,
+}
+
+fn count(portals: Option<&Arc<[Portal]>>) -> usize {
+    portals.map_or(0, |portals| portals.iter().map(|portal| portal.cluster.len()).sum())
 }
 
 impl IptablesBackend {
     pub fn new(settings: Settings) -> Self {
         let iptables = Iptables::new(settings.family);
-        Self { settings, iptables, applied: Portals::new(), applied_context: None, node_port_addresses: None }
+        Self {
+            settings,
+            iptables,
+            kernel: None,
+            applied: Portals::new(),
+            endpoints: 0,
+            applied_context: None,
+            node_port_addresses: None,
+        }
     }
 
     fn failed(&self, error: &Error) -> SyncError {
@@ -54,25 +78,79 @@ impl IptablesBackend {
         SyncError { family: self.settings.family, message: format!("{error}{source}") }
     }
 
-    fn context(&self, portals: &Portals) -> Context {
-        let endpoints: usize = portals.values().flat_map(|portals| portals.iter()).map(|portal| portal.cluster.len()).sum();
+    fn context(&self, endpoints: usize) -> Context {
         Context { settings: self.settings.clone(), terse: endpoints > LARGE_CLUSTER_ENDPOINTS }
     }
 
+    /// Applies a batch by the shortest way that can.
+    fn apply(&self, batch: &str) -> Result<(), SyncError> {
+        let failed = |message: String| SyncError { family: self.settings.family, message };
+        if let Some(socket) = &self.kernel {
+            match native::apply(socket, self.settings.family, batch) {
+                Ok(()) => return Ok(()),
+                Err(Failure::NotUnderstood(reason)) => tracing::debug!(rule = reason.0, "Leaving a batch to iptables-restore"),
+                Err(Failure::Kernel(error)) => return Err(failed(error.to_string())),
+                Err(Failure::NoSuchRule(rule)) => return Err(failed(format!("no such rule: {rule}"))),
+            }
+        }
+        self.iptables.restore(batch).map_err(|error| self.failed(&error))
+    }
+
     fn sync_all(&mut self, portals: &Portals) -> Result<Report, SyncError> {
+        self.applied_context = None;
         self.node_port_addresses = node_ports::addresses(&self.settings)?;
-        let context = self.context(portals);
-        let present = self.iptables.chains("nat").map_err(|error| self.failed(&error))?;
-        let all = portals.values().flat_map(|portals| portals.iter()).map(|portal| context.rules(portal));
-        let (batch, written) = full_batch(&context, all, &present, self.node_port_addresses.as_deref());
+        self.endpoints = portals.values().map(|portals| count(Some(portals))).sum();
+        let context = self.context(self.endpoints);
         frame::prepare(self.iptables).map_err(|error| self.failed(&error))?;
-        self.iptables.restore(&batch).map_err(|error| self.failed(&error))?;
+        // A socket stays in the namespace in which it was opened.
+        self.kernel = if self.iptables.is_nf_tables() { Socket::netfilter().ok() } else { None };
+        let written = match &self.kernel {
+            Some(socket) => self.write_in_steps(socket, &context, portals)?,
+            None => self.write_at_once(&context, portals)?,
+        };
         for jump in frame::jumps() {
             self.iptables.ensure_jump(&jump).map_err(|error| self.failed(&error))?;
         }
         self.applied = portals.clone();
         self.applied_context = Some(context);
         Ok(Report { written, full: true })
+    }
+
+    /// One batch through the program: what is fastest for the legacy iptables, which reads and writes whole tables.
+    fn write_at_once(&self, context: &Context, portals: &Portals) -> Result<usize, SyncError> {
+        let present = self.iptables.chains("nat").map_err(|error| self.failed(&error))?;
+        let mut whole = full::Steps::new(context, usize::MAX);
+        let mut batch = frame::fixed(&context.settings);
+        for portal in portals.values().flat_map(|portals| portals.iter()) {
+            whole.add(context.rules(portal));
+        }
+        let (mut nat, last) = whole.finish(&present, self.node_port_addresses.as_deref());
+        nat.push_str(&last);
+        batch.push_str(&nat);
+        self.iptables.restore(&batch).map_err(|error| self.failed(&error))?;
+        Ok(whole.written())
+    }
+
+    /// The Services' own chains some at a time, then in one transaction all that leads there and the end of what is stale:
+    /// at every moment each Service has its old chains or its new ones, and memory is bounded.
+    fn write_in_steps(&self, socket: &Socket, context: &Context, portals: &Portals) -> Result<usize, SyncError> {
+        let family = self.settings.family;
+        let failed = |error: net::Error| SyncError { family, message: error.to_string() };
+        for (table, chains) in frame::SHARED {
+            native::ensure_chains(socket, family, table, chains).map_err(failed)?;
+        }
+        self.iptables.restore(&frame::fixed(&context.settings)).map_err(|error| self.failed(&error))?;
+        let mut steps = full::Steps::new(context, STEP);
+        for portal in portals.values().flat_map(|portals| portals.iter()) {
+            if let Some(batch) = steps.add(context.rules(portal)) {
+                self.apply(&batch)?;
+            }
+        }
+        let present = native::chains(socket, family, "nat").map_err(failed)?.into_iter().collect();
+        let (chains, last) = steps.finish(&present, self.node_port_addresses.as_deref());
+        self.apply(&chains)?;
+        self.apply(&last)?;
+        Ok(steps.written())
     }
 
     fn sync_some(
@@ -90,13 +168,15 @@ impl IptablesBackend {
         }
         let written = batch.written;
         if let Some(text) = batch.finish() {
-            self.iptables.restore(&text).map_err(|error| self.failed(&error))?;
+            self.apply(&text)?;
         }
         for name in names {
-            match portals.get(name) {
+            self.endpoints += count(portals.get(name));
+            let old = match portals.get(name) {
                 Some(portals) => self.applied.insert(name.clone(), portals.clone()),
                 None => self.applied.remove(name),
             };
+            self.endpoints -= count(old.as_ref());
         }
         Ok(Report { written, full: false })
     }
@@ -110,7 +190,9 @@ impl Backend for IptablesBackend {
         };
         // Rules are compared as text: they have to be rendered the same way as those that are there.
         let Some(context) = self.applied_context.clone() else { return self.sync_all(portals) };
-        if context.terse != self.context(portals).terse {
+        let changed = |portals: &Portals| -> usize { names.iter().map(|name| count(portals.get(name))).sum() };
+        let endpoints = self.endpoints + changed(portals) - changed(&self.applied);
+        if context.terse != self.context(endpoints).terse {
             return self.sync_all(portals);
         }
         match self.sync_some(portals, &context, names) {
@@ -139,53 +221,6 @@ impl Backend for IptablesBackend {
         // New addresses on the node may want NodePorts.
         Ok(self.node_port_addresses == node_ports::addresses(&self.settings)?)
     }
-}
-
-/// Everything as one batch for `iptables-restore --noflush`, and the number of rules in it.
-fn full_batch(
-    context: &Context,
-    all: impl Iterator<Item = Rules>,
-    present: &BTreeSet<String>,
-    node_port_addresses: Option<&[IpAddr]>,
-) -> (String, usize) {
-    let (mut filter, mut nat_rules) = (String::new(), String::new());
-    let mut own: BTreeSet<String> = BTreeSet::new();
-    let mut written = 0;
-    for rules in all {
-        for shared in &rules.shared {
-            let out = if shared.table == Table::Filter { &mut filter } else { &mut nat_rules };
-            let _ = writeln!(out, "-A {} {}", shared.chain, shared.rule);
-            written += 1;
-        }
-        for chain in rules.chains {
-            for rule in &chain.rules {
-                let _ = writeln!(nat_rules, "-A {} {rule}", chain.name);
-            }
-            written += chain.rules.len();
-            own.insert(chain.name);
-        }
-    }
-    let stale: Vec<&String> = present.iter().filter(|name| names::is_per_service(name) && !own.contains(*name)).collect();
-    let mut batch = String::with_capacity(filter.len() + nat_rules.len() + own.len() * 40 + 4096);
-    batch.push_str("*filter\n");
-    frame::filter(&context.settings, &mut batch);
-    batch.push_str(&filter);
-    batch.push_str("COMMIT\n*nat\n");
-    // iptables-nft keeps chains sorted and looks for a new one's place from the front: in descending order every place is
-    // the first. With 20,000 chains that is 0.2 s instead of 2.5 s, and the difference grows with their square.
-    let declared: BTreeSet<&str> =
-        frame::NAT_CHAINS.into_iter().chain(own.iter().chain(stale.iter().copied()).map(String::as_str)).collect();
-    for name in declared.into_iter().rev() {
-        let _ = writeln!(batch, ":{name} - [0:0]");
-    }
-    frame::nat_rules(&context.settings, &mut batch);
-    batch.push_str(&nat_rules);
-    frame::nat_last_rules(&context.settings, node_port_addresses, &mut batch);
-    for name in &stale {
-        let _ = writeln!(batch, "-X {name}");
-    }
-    batch.push_str("COMMIT\n");
-    (batch, written)
 }
 
 /// A batch that changes some Services only.

@@ -13,8 +13,12 @@ pub const CANARY: &str = "KUBE-PROXY-CANARY";
 
 const FILTER_CHAINS: [&str; 6] =
     ["KUBE-NODEPORTS", "KUBE-SERVICES", "KUBE-EXTERNAL-SERVICES", "KUBE-FORWARD", "KUBE-PROXY-FIREWALL", CANARY];
-/// Of the nat table.
-pub const NAT_CHAINS: [&str; 5] = ["KUBE-SERVICES", "KUBE-NODEPORTS", "KUBE-POSTROUTING", "KUBE-MARK-MASQ", CANARY];
+const NAT_CHAINS: [&str; 5] = ["KUBE-SERVICES", "KUBE-NODEPORTS", "KUBE-POSTROUTING", "KUBE-MARK-MASQ", CANARY];
+/// By table, the chains in which every Service may have rules.
+pub const SHARED: [(&str, &[&str]); 2] = [
+    ("filter", &["KUBE-NODEPORTS", "KUBE-SERVICES", "KUBE-EXTERNAL-SERVICES", "KUBE-PROXY-FIREWALL"]),
+    ("nat", &["KUBE-SERVICES", "KUBE-NODEPORTS"]),
+];
 /// Shared with the kubelet of older releases: never removed, only made where missing.
 const FIREWALL: &str = "KUBE-FIREWALL";
 
@@ -64,29 +68,27 @@ pub fn prepare(iptables: Iptables) -> Result<(), Error> {
     Ok(())
 }
 
-/// Chains and fixed rules of the filter table.
-pub fn filter(settings: &Settings, out: &mut String) {
-    for chain in FILTER_CHAINS {
-        let _ = writeln!(out, ":{chain} - [0:0]");
-    }
-    let mark = format!("{0:#x}/{0:#x}", settings.mark());
-    let text = r#"-m comment --comment "kubernetes forwarding rules""#;
-    // Packets of no known connection would be reset by the wrong end if they went on untranslated.
-    let _ = writeln!(out, "-A KUBE-FORWARD -m conntrack --ctstate INVALID -j DROP");
-    let _ = writeln!(out, "-A KUBE-FORWARD {text} -m mark --mark {mark} -j ACCEPT");
-    let text = r#"-m comment --comment "kubernetes forwarding conntrack rule""#;
-    let _ = writeln!(out, "-A KUBE-FORWARD {text} -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT");
-}
-
-/// Marking and masquerading.
-pub fn nat_rules(settings: &Settings, out: &mut String) {
+/// The rules that are the same whatever Services exist, as a batch: forwarding, marking and masquerading.
+pub fn fixed(settings: &Settings) -> String {
     let mark = settings.mark();
-    let _ = writeln!(out, "-A KUBE-MARK-MASQ -j MARK --or-mark {mark:#x}");
-    let _ = writeln!(out, "-A KUBE-POSTROUTING -m mark ! --mark {mark:#x}/{mark:#x} -j RETURN");
-    // Cleared, so that the packet is not masqueraded a second time on another way through the node.
-    let _ = writeln!(out, "-A KUBE-POSTROUTING -j MARK --xor-mark {mark:#x}");
-    let text = r#"-m comment --comment "kubernetes service traffic requiring SNAT""#;
-    let _ = writeln!(out, "-A KUBE-POSTROUTING {text} -j MASQUERADE --random-fully");
+    let mask = format!("{mark:#x}/{mark:#x}");
+    let forwarding = r#"-m comment --comment "kubernetes forwarding rules""#;
+    let tracked = r#"-m comment --comment "kubernetes forwarding conntrack rule""#;
+    let leaving = r#"-m comment --comment "kubernetes service traffic requiring SNAT""#;
+    // Invalid: packets of no known connection would be reset by the wrong end if they went on untranslated.
+    // The mark is cleared so that the packet is not masqueraded a second time on another way through the node.
+    format!(
+        "*filter\n:KUBE-FORWARD - [0:0]\n:{CANARY} - [0:0]\n\
+         -A KUBE-FORWARD -m conntrack --ctstate INVALID -j DROP\n\
+         -A KUBE-FORWARD {forwarding} -m mark --mark {mask} -j ACCEPT\n\
+         -A KUBE-FORWARD {tracked} -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT\n\
+         COMMIT\n*nat\n:KUBE-POSTROUTING - [0:0]\n:KUBE-MARK-MASQ - [0:0]\n:{CANARY} - [0:0]\n\
+         -A KUBE-MARK-MASQ -j MARK --or-mark {mark:#x}\n\
+         -A KUBE-POSTROUTING -m mark ! --mark {mask} -j RETURN\n\
+         -A KUBE-POSTROUTING -j MARK --xor-mark {mark:#x}\n\
+         -A KUBE-POSTROUTING {leaving} -j MASQUERADE --random-fully\n\
+         COMMIT\n"
+    )
 }
 
 /// The way to the NodePorts, after all other addresses have been looked at.
