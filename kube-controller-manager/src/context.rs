@@ -19,7 +19,7 @@ pub use client::queue::{Queue, Requeue};
 
 use crate::config::Config;
 use crate::key::Key;
-use crate::owner;
+use crate::{owner, queue_name};
 
 /// Any kind that a controller stores or writes.
 pub trait Object: client::informer::Object + Resource<DynamicType = ()> {}
@@ -69,7 +69,7 @@ impl Context {
     }
 
     pub fn queue(&self) -> Queue<Key> {
-        Queue::new(self.name)
+        Queue::new(queue_name::of(self.name))
     }
 
     /// The time, in whole seconds as the API stores it.

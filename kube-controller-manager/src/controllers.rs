@@ -70,6 +70,14 @@ table! {
     "horizontal-pod-autoscaler-controller" "horizontalpodautoscaling" "horizontal-pod-autoscaler" true crate::horizontal::start;
     "endpointslice-mirroring-controller" "endpointslicemirroring" "endpointslicemirroring-controller" true crate::endpointslice_mirroring::start;
     "service-cidr-controller" "" "service-cidrs-controller" true crate::service_cidr::start;
+    "persistentvolume-attach-detach-controller" "attachdetach" "attachdetach-controller" true crate::attach_detach::start;
+    "persistentvolume-expander-controller" "persistentvolume-expander" "expand-controller" true crate::volume_expand::start;
+    "resourceclaim-controller" "resource-claim-controller" "resource-claim-controller" true crate::resource_claim::start;
+    "device-taint-eviction-controller" "" "device-taint-eviction-controller" true crate::device_taint_eviction::start;
+    "legacy-serviceaccount-token-cleaner-controller" "legacy-service-account-token-cleaner" "legacy-service-account-token-cleaner" true crate::legacy_token_cleaner::start;
+    "validatingadmissionpolicy-status-controller" "" "validatingadmissionpolicy-status-controller" true crate::validatingadmissionpolicy_status::start;
+    "volumeattributesclass-protection-controller" "" "volumeattributesclass-protection-controller" true crate::vac_protection::start;
+    "storageversion-garbage-collector-controller" "storage-version-gc" "storage-version-garbage-collector" true crate::storage_version_gc::start;
     "deployment-controller" "deployment" "deployment-controller" true crate::deployment::start;
     "replicaset-controller" "replicaset" "replicaset-controller" true crate::replicaset::start;
     "replicationcontroller-controller" "replicationcontroller" "replication-controller" true crate::replicaset::start_replication_controllers;
@@ -100,8 +108,7 @@ pub fn select(flags: &[String]) -> Result<Vec<&'static str>, String> {
     Ok(chosen.map(|row| row.name).collect())
 }
 
-/// Names that upstream knows and that do nothing here: parts of cloud providers, what is off by default upstream, and what is still to
-/// be written. They are accepted in `--controllers`, so that existing command lines go on working, and told in the log.
+/// Names that upstream knows and that do nothing here: parts of cloud providers, and what is off by default upstream. They are accepted in `--controllers`, so that existing command lines go on working, and told in the log.
 pub const ABSENT: &[&str] = &[
     "service-lb-controller",
     "service",
@@ -114,19 +121,8 @@ pub const ABSENT: &[&str] = &[
     "kube-apiserver-serving-clustertrustbundle-publisher-controller",
     "podcertificaterequest-cleaner-controller",
     "storage-version-migrator-controller",
-    "persistentvolume-attach-detach-controller",
-    "attachdetach",
-    "persistentvolume-expander-controller",
-    "persistentvolume-expander",
-    "storageversion-garbage-collector-controller",
-    "storage-version-gc",
-    "resourceclaim-controller",
-    "resource-claim-controller",
-    "legacy-serviceaccount-token-cleaner-controller",
-    "legacy-service-account-token-cleaner",
-    "validatingadmissionpolicy-status-controller",
-    "volumeattributesclass-protection-controller",
-    "device-taint-eviction-controller",
+    "resourcepoolstatusrequest-controller",
+    "podgroup-protection-controller",
 ];
 
 #[cfg(test)]

@@ -172,6 +172,7 @@ fn event_source(row: &Controller) -> &'static str {
         "endpointslice-controller" => "endpoint-slice-controller",
         "endpointslicemirroring-controller" => "endpoint-slice-mirroring-controller",
         "disruption-controller" => "controllermanager",
+        "device-taint-eviction-controller" => "device-taint-eviction",
         "expand-controller" => "volume_expand",
         "ephemeral-volume-controller" => "ephemeral_volume",
         "persistent-volume-binder" => "persistentvolume-controller",
