@@ -3,7 +3,6 @@
 pub mod affinity;
 pub mod container;
 pub mod defaults;
-pub mod difference;
 pub mod environment;
 pub mod image;
 pub mod probe;

@@ -203,12 +203,7 @@ fn binding(object: &Value, namespaced: bool, errors: &mut Errors) {
 fn same_role(new: &Value, old: &Value, errors: &mut Errors) {
     let role = new.at("roleRef");
     if role != old.at("roleRef") {
-        let shown = format!(
-            r#"{{"APIGroup":{:?},"Kind":{:?},"Name":{:?}}}"#,
-            role.text("apiGroup"),
-            role.text("kind"),
-            role.text("name")
-        );
+        let shown = crate::internal::compact("RoleRef", role);
         errors.add_shown(ErrorType::Invalid, &Path::new("roleRef"), shown, "cannot change roleRef");
     }
 }

@@ -154,8 +154,8 @@ fn strategy(strategy: &Value, path: &Path, errors: &mut Errors) {
                 errors.required(&at.child("maxUnavailable"), "cannot be 0 when maxSurge is 0");
             }
         }
-        kind => {
-            let shown = format!("{{\"Type\":{kind:?},\"RollingUpdate\":null}}");
+        _ => {
+            let shown = crate::internal::compact("DeploymentStrategy", strategy);
             errors.add_shown(
                 api::field::ErrorType::NotSupported,
                 path,

@@ -128,8 +128,8 @@ fn strategy(strategy: &Value, path: &Path, errors: &mut Errors) {
             }
             check::at_most_100_percent(rolling.at("maxUnavailable"), &at.child("maxUnavailable"), errors);
         }
-        kind => {
-            let shown = format!("{{\"Type\":{kind:?},\"RollingUpdate\":null}}");
+        _ => {
+            let shown = crate::internal::compact("DeploymentStrategy", strategy);
             errors.add_shown(ErrorType::NotSupported, path, shown, "supported values: \"Recreate\", \"RollingUpdate\"");
         }
     }

@@ -160,8 +160,8 @@ fn strategy(strategy: &Value, path: &Path, errors: &mut Errors) {
                 check::at_most_100_percent(value, &at, errors);
             }
         }
-        kind => {
-            let shown = format!("{{\"Type\":{kind:?},\"RollingUpdate\":null}}");
+        _ => {
+            let shown = crate::internal::compact("StatefulSetUpdateStrategy", strategy);
             errors.add_shown(api::field::ErrorType::Invalid, path, shown, "must be 'RollingUpdate' or 'OnDelete'");
         }
     }

@@ -99,6 +99,11 @@ fn create(_context: &Context, job: &mut Value) {
     labels.set("batch.kubernetes.io/job-name", name);
     labels.set("batch.kubernetes.io/controller-uid", uid.clone());
     spec.child("selector").child("matchLabels").set("batch.kubernetes.io/controller-uid", uid);
+    // Upstream's defaulting runs again on whatever is read from storage.
+    let labels = job.path("spec.template.metadata.labels").clone();
+    if job.at("metadata").len_of("labels") == 0 {
+        job.child("metadata").set("labels", labels);
+    }
 }
 
 fn status(job: &Value) -> &'static str {

@@ -166,7 +166,7 @@ fn taints(node: &Value, errors: &mut Errors) {
             errors.add_shown(
                 api::field::ErrorType::Duplicate,
                 &path,
-                format!(r#"{{"Key":{key:?},"Value":{value:?},"Effect":{effect:?},"TimeAdded":null}}"#),
+                crate::internal::compact("Taint", taint),
                 "taints must be unique by key and effect pair",
             );
         } else {

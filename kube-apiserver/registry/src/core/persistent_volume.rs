@@ -8,7 +8,8 @@ use serde_json::{Value, json};
 use crate::check;
 use crate::column::{self, text, wide};
 use crate::pod_spec::defaults::{resource_list, storage_source};
-use crate::pod_spec::{affinity, difference, volume};
+use crate::difference;
+use crate::pod_spec::{affinity, volume};
 use crate::quantity;
 use crate::resource::{Context, Resource};
 use crate::rules::Rules;
@@ -205,7 +206,7 @@ fn validate_change(new: &Value, old: &Value, errors: &mut Errors) {
     let path = Path::new("spec");
     let (after, before) = (new.at("spec"), old.at("spec"));
     if !same(&source(after), &source(before)) {
-        let difference = difference::between(&source(before), &source(after));
+        let difference = difference::between("PersistentVolumeSource", before, after);
         errors.forbidden(
             &path.child("persistentvolumesource"),
             format!("spec.persistentvolumesource is immutable after creation\n{difference}"),
@@ -215,6 +216,7 @@ fn validate_change(new: &Value, old: &Value, errors: &mut Errors) {
         errors.invalid(&path.child("volumeMode"), after.at("volumeMode").clone(), "field is immutable");
     }
     if before.has("nodeAffinity") && !same(after.at("nodeAffinity"), before.at("nodeAffinity")) {
-        errors.invalid(&path.child("nodeAffinity"), after.at("nodeAffinity").clone(), "field is immutable");
+        let shown = crate::internal::compact("*VolumeNodeAffinity", after.at("nodeAffinity"));
+        errors.add_shown(ErrorType::Invalid, &path.child("nodeAffinity"), shown, "field is immutable");
     }
 }

@@ -7,7 +7,8 @@ use serde_json::{Value, json};
 
 use super::persistent_volume::{access_modes, class, unset};
 use crate::column::{self, text, wide};
-use crate::pod_spec::{defaults, difference, volume};
+use crate::difference;
+use crate::pod_spec::{defaults, volume};
 use crate::quantity;
 use crate::resource::Resource;
 use crate::rules::Rules;
@@ -85,12 +86,13 @@ fn validate_change(new: &Value, old: &Value, errors: &mut Errors) {
     }
     let bound = old.at("status").text("phase") == "Bound";
     if bound {
-        let requests = before.path("resources.requests").clone();
-        kept.child("resources").set("requests", requests);
+        if kept.path("resources.requests").is_object() {
+            kept.child("resources").child("requests").keep("storage", before.path("resources.requests"));
+        }
         kept.keep("volumeAttributesClassName", before);
     }
     if !same(&kept, before) {
-        let difference = difference::between(before, &kept);
+        let difference = difference::between("PersistentVolumeClaimSpec", before, &kept);
         errors.forbidden(
             &path,
             format!("spec is immutable after creation except resources.requests and volumeAttributesClassName for bound claims\n{difference}"),
@@ -98,8 +100,16 @@ fn validate_change(new: &Value, old: &Value, errors: &mut Errors) {
     }
     let size = |spec: &Value| quantity::parse(spec.path("resources.requests.storage")).unwrap_or(0);
     let capacity = quantity::parse(old.path("status.capacity.storage")).unwrap_or(0);
-    if size(after) < size(before) && (size(after) <= capacity || !bound) {
+    if size(after) < size(before) && size(after) <= capacity {
         let at = path.child("resources.requests.storage");
         errors.forbidden(&at, "field can not be less than status.capacity");
+    }
+    let class = path.child("volumeAttributesClassName");
+    if !before.text("volumeAttributesClassName").is_empty() {
+        if !after.has("volumeAttributesClassName") {
+            errors.forbidden(&class, "update from non-nil value to nil is forbidden");
+        } else if after.text("volumeAttributesClassName").is_empty() {
+            errors.forbidden(&class, "update from non-nil value to an empty string is forbidden");
+        }
     }
 }

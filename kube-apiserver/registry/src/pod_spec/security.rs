@@ -29,11 +29,11 @@ pub fn container(context: &Value, host_users: bool, path: &Path, errors: &mut Er
     if context.at("allowPrivilegeEscalation") == false {
         if context.truth("privileged") {
             let why = "cannot set `allowPrivilegeEscalation` to false and `privileged` to true";
-            errors.add_shown(ErrorType::Invalid, path, context.to_string(), why);
+            errors.add_shown(ErrorType::Invalid, path, crate::internal::compact("SecurityContext", context), why);
         }
         if context.at("capabilities").items("add").iter().any(|capability| capability == "CAP_SYS_ADMIN") {
             let why = "cannot set `allowPrivilegeEscalation` to false and `capabilities.Add` CAP_SYS_ADMIN";
-            errors.add_shown(ErrorType::Invalid, path, context.to_string(), why);
+            errors.add_shown(ErrorType::Invalid, path, crate::internal::compact("SecurityContext", context), why);
         }
     }
     app_armor(context.at("appArmorProfile"), &path.child("appArmorProfile"), errors);

@@ -115,13 +115,16 @@ fn resource_claims(spec: &Value, path: &Path, errors: &mut Errors) {
             names.push(name);
         }
         match (claim.has("resourceClaimName"), claim.has("resourceClaimTemplateName")) {
-            (true, true) => errors.invalid(
+            (true, true) => errors.add_shown(
+                api::field::ErrorType::Invalid,
                 &path,
-                claim.clone(),
+                crate::internal::compact("PodResourceClaim", claim),
                 "at most one of `resourceClaimName` or `resourceClaimTemplateName` may be specified",
             ),
             (false, false) => {
-                errors.invalid(&path, claim.clone(), "must specify one of: `resourceClaimName`, `resourceClaimTemplateName`")
+                let shown = crate::internal::compact("PodResourceClaim", claim);
+                let why = "must specify one of: `resourceClaimName`, `resourceClaimTemplateName`";
+                errors.add_shown(api::field::ErrorType::Invalid, &path, shown, why)
             }
             _ => {}
         }

@@ -515,7 +515,10 @@ fn projected(source: &Value, path: &Path, errors: &mut Errors) {
             let bundle = part.at("clusterTrustBundle");
             let at = at.child("clusterTrustBundle");
             match (bundle.has("name"), bundle.has("signerName")) {
-                (true, true) => errors.invalid(&at, bundle.clone(), "only one of name and signerName may be used"),
+                (true, true) => {
+                    let shown = crate::internal::compact("ClusterTrustBundleProjection", bundle);
+                    errors.add_shown(api::field::ErrorType::Invalid, &at, shown, "only one of name and signerName may be used")
+                }
                 (false, false) => errors.required(&at, "either name or signerName must be specified"),
                 _ => {}
             }

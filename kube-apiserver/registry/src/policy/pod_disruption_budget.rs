@@ -61,7 +61,7 @@ fn validate(object: &Value, errors: &mut Errors) {
     let path = Path::new("spec");
     let spec = object.at("spec");
     if spec.has("minAvailable") && spec.has("maxUnavailable") {
-        let shown = crate::pod_spec::difference::disruption_budget(spec);
+        let shown = crate::internal::compact("PodDisruptionBudgetSpec", spec);
         errors.add_shown(api::field::ErrorType::Invalid, &path, shown, "minAvailable and maxUnavailable cannot be both set");
     }
     for field in ["minAvailable", "maxUnavailable"] {

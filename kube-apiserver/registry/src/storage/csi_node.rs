@@ -1,6 +1,6 @@
 //! CSINodes.
 
-use api::field::{Errors, Path};
+use api::field::{ErrorType, Errors, Path};
 use serde_json::Value;
 
 use crate::check;
@@ -8,7 +8,7 @@ use crate::column::{self, integer};
 use crate::pod_spec::volume::driver_name;
 use crate::resource::Resource;
 use crate::rules::Rules;
-use crate::tree::Tree;
+use crate::tree::{Tree, same};
 
 /// Rules and columns of CSINodes.
 pub fn build(resource: &mut Resource) {
@@ -21,7 +21,10 @@ pub fn build(resource: &mut Resource) {
             }
         },
         validate: |_, object, errors| validate(object, errors),
-        validate_update: |_, new, _, errors| validate(new, errors),
+        validate_update: |_, new, old, errors| {
+            validate(new, errors);
+            drivers_stay(new, old, errors);
+        },
         ..Rules::GENERIC
     }
     .strategy();
@@ -32,6 +35,23 @@ pub fn build(resource: &mut Resource) {
         }),
         column::age(),
     ];
+}
+
+/// What a driver said of the node it does not take back, but for how many volumes it can attach.
+fn drivers_stay(new: &Value, old: &Value, errors: &mut Errors) {
+    let fixed = |driver: &Value| {
+        let mut driver = driver.clone();
+        driver.drop("allocatable");
+        driver
+    };
+    for before in old.at("spec").items("drivers") {
+        for after in new.at("spec").items("drivers").iter().filter(|after| after.text("name") == before.text("name")) {
+            if !same(&fixed(before), &fixed(after)) {
+                let shown = crate::internal::compact("CSINodeDriver", &fixed(after));
+                errors.add_shown(ErrorType::Invalid, &Path::new("spec.drivers"), shown, "field is immutable");
+            }
+        }
+    }
 }
 
 /// Bytes. Upstream: csiNodeIDMaxLength

@@ -18,7 +18,7 @@ pub fn build(resource: &mut Resource) {
         validate_update: |_, new, old, errors| {
             validate(new, errors);
             if !same(new.at("spec"), old.at("spec")) {
-                errors.add_shown(ErrorType::Invalid, &Path::new("spec"), shown(new.at("spec")), "field is immutable");
+                errors.add_shown(ErrorType::Invalid, &Path::new("spec"), crate::internal::compact("VolumeAttachmentSpec", new.at("spec")), "field is immutable");
             }
         },
         ..Rules::GENERIC
@@ -66,14 +66,4 @@ fn validate(object: &Value, errors: &mut Errors) {
         }
     }
     check::subdomain(spec.text("nodeName"), &path.child("nodeName"), errors);
-}
-
-fn shown(spec: &Value) -> String {
-    let name = spec.at("source").at("persistentVolumeName");
-    format!(
-        r#"{{"Attacher":{:?},"Source":{{"PersistentVolumeName":{name},"InlineVolumeSpec":{}}},"NodeName":{:?}}}"#,
-        spec.text("attacher"),
-        spec.at("source").at("inlineVolumeSpec"),
-        spec.text("nodeName")
-    )
 }

@@ -2,12 +2,13 @@
 //!
 //! Upstream: pkg/apis/batch/validation
 
-use api::field::{Errors, Path};
+use api::field::{ErrorType, Errors, Path};
 use serde_json::Value;
 
 use super::failure_policy;
 use crate::check;
 use crate::identifier;
+use crate::internal::compact;
 use crate::metadata::immutable;
 use crate::pod_spec::template;
 use crate::tree::{Tree, same};
@@ -119,7 +120,7 @@ pub(crate) fn job_spec(spec: &Value, path: &Path, errors: &mut Errors) {
         {
             errors.invalid(&path.child("maxFailedIndexes"), failed, "must be less than or equal to completions");
         }
-    } else {
+    } else if mode == "NonIndexed" {
         for field in ["backoffLimitPerIndex", "maxFailedIndexes"] {
             if let Some(number) = spec.int(field) {
                 errors.invalid(&path.child(field), number, "requires indexed completion mode");
@@ -131,7 +132,8 @@ pub(crate) fn job_spec(spec: &Value, path: &Path, errors: &mut Errors) {
     }
     if spec.has("successPolicy") {
         if mode != "Indexed" {
-            errors.invalid(&path.child("successPolicy"), spec.at("successPolicy").clone(), "requires indexed completion mode");
+            let shown = compact("SuccessPolicy", spec.at("successPolicy"));
+            errors.add_shown(ErrorType::Invalid, &path.child("successPolicy"), shown, "requires indexed completion mode");
         } else if spec.at("successPolicy").items("rules").is_empty() {
             errors.required(
                 &path.child("successPolicy.rules"),
@@ -194,7 +196,18 @@ pub(super) fn update(new: &Value, old: &Value, errors: &mut Errors) {
     immutable(after.at("selector"), before.at("selector"), &path.child("selector"), errors);
     template_change(new, old, &path.child("template"), errors);
     for field in ["completionMode", "podFailurePolicy", "backoffLimitPerIndex", "managedBy", "successPolicy"] {
-        immutable(after.at(field), before.at(field), &path.child(field), errors);
+        let (now, then) = (after.at(field), before.at(field));
+        let kind = match field {
+            "podFailurePolicy" => "*PodFailurePolicy",
+            "successPolicy" => "*SuccessPolicy",
+            _ => {
+                immutable(now, then, &path.child(field), errors);
+                continue;
+            }
+        };
+        if !same(now, then) {
+            errors.add_shown(ErrorType::Invalid, &path.child(field), compact(kind, now), "field is immutable");
+        }
     }
 }
 
@@ -213,7 +226,7 @@ fn template_change(new: &Value, old: &Value, path: &Path, errors: &mut Errors) {
         }
     }
     if !same(&template, before) {
-        let shown = crate::pod_spec::difference::template(&template);
-        errors.add_shown(api::field::ErrorType::Invalid, path, shown, "field is immutable");
+        let shown = compact("PodTemplateSpec", &template);
+        errors.add_shown(ErrorType::Invalid, path, shown, "field is immutable");
     }
 }

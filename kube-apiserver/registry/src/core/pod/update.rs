@@ -80,7 +80,7 @@ fn pod(new: &Value, old: &Value, errors: &mut Errors) {
     }
     let munged = munge(after, before, !before_gates.is_empty());
     if !same(&munged, before) {
-        let difference = crate::pod_spec::difference::between(before, &munged);
+        let difference = crate::difference::between("PodSpec", before, &munged);
         errors.forbidden(&path, format!("pod updates may not change fields other than {UPDATABLE}\n{difference}"));
     }
 }
