@@ -39,6 +39,10 @@ const SYSCTLS: [(&str, &str); 6] = [
     ("kernel/keys/root_maxbytes", "25000000"),
 ];
 
+/// The hosts of a lab share this machine's disk: a part of it that is free says nothing about a host, and images cannot be pulled again.
+const KUBELET_FLAGS: &str = "KUBELET_EXTRA_ARGS=--eviction-hard=memory.available<100Mi,nodefs.available<1Gi,imagefs.available<1Gi \
+    --image-gc-high-threshold=100 --image-gc-low-threshold=99\n";
+
 const NONE: Option<&str> = None;
 
 /// Is the host's first process.
@@ -115,6 +119,8 @@ fn build_root(layout: &Layout, name: &str, state: &State) -> Result<std::path::P
         // A kernel without the setting needs no stand-in.
         let _ = bind(&file, &at("/proc/sys").join(path), false);
     }
+    fs::create_dir_all(at("/etc/default"))?;
+    fs::write(at("/etc/default/kubelet"), KUBELET_FLAGS)?;
     fs::create_dir_all(at("/etc/containerd"))?;
     fs::write(at("/etc/containerd/config.toml"), containerd::config(containerd::may_lower_oom()))?;
     Ok(root)
@@ -198,29 +204,23 @@ fn start_containerd() -> Result<Child> {
         .context("start containerd: not installed? On Debian: apt-get install containerd")
 }
 
-/// What a boot does where there is no systemd: the kubelet's supervisor, with the unit that `rkadm init` would write.
-fn start_kubelet() -> Result<()> {
-    let unit =
-        serde_json::json!({"name": "kubelet", "program": "/opt/rk/bin/kubelet", "args": [], "log": "/var/log/kubelet.log"});
-    fs::create_dir_all("/run/rk")?;
-    fs::write("/run/rk/kubelet.json", unit.to_string())?;
-    let log = fs::OpenOptions::new().create(true).append(true).open("/var/log/kubelet.log")?;
+/// What a boot does where there is no systemd: everything that rkadm supervised runs again.
+fn start_supervised() -> Result<()> {
+    let log = fs::OpenOptions::new().create(true).append(true).open("/var/log/boot.log")?;
     Command::new("/opt/rk/bin/rkadm")
-        .args(["supervise", "kubelet"])
+        .args(["supervise", "boot"])
         .stdin(Stdio::null())
         .stdout(log.try_clone()?)
         .stderr(log)
         .spawn()
-        .context("start the kubelet's supervisor")?;
+        .context("start what was supervised")?;
     Ok(())
 }
 
-/// Keeps containerd running, brings a node's kubelet back after a power cut, and reaps whatever is left to us.
+/// Keeps containerd running, brings a node's daemons back after a power cut, and reaps whatever is left to us.
 fn supervise() -> Result<()> {
     let mut containerd = start_containerd()?;
-    if Path::new("/etc/kubernetes/kubelet.conf").exists() {
-        start_kubelet()?;
-    }
+    start_supervised()?;
     let mut failures = 0_u32;
     loop {
         match waitpid(Pid::from_raw(-1), Some(WaitPidFlag::empty())) {

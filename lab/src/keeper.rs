@@ -73,15 +73,16 @@ pub fn run(layout: &Layout, port: u16) -> Result<()> {
     std::fs::write(layout.keeper_pid_file(), std::process::id().to_string())?;
     std::fs::write(layout.dir().join("switch.port"), port.to_string())?;
     let open = Arc::new(AtomicUsize::new(0));
+    let last = Arc::new(AtomicUsize::new(0));
     for client in listener.incoming() {
         let Ok(client) = client else { continue };
         if open.fetch_add(1, Ordering::AcqRel) >= MAX_CONNECTIONS {
             open.fetch_sub(1, Ordering::AcqRel);
             continue;
         }
-        let (layout, open) = (layout.clone(), open.clone());
+        let (layout, open, last) = (layout.clone(), open.clone(), last.clone());
         std::thread::spawn(move || {
-            if let Some(server) = connect(&layout) {
+            if let Some(server) = connect(&layout, &last) {
                 forward(client, server);
             }
             open.fetch_sub(1, Ordering::AcqRel);
@@ -90,13 +91,17 @@ pub fn run(layout: &Layout, port: u16) -> Result<()> {
     Ok(())
 }
 
-/// The first control-plane host that answers.
-fn connect(layout: &Layout) -> Option<TcpStream> {
+/// The first control-plane host that answers, from the one that answered last.
+fn connect(layout: &Layout, last: &AtomicUsize) -> Option<TcpStream> {
     let state = layout.load().ok()?;
     let addresses = state.nodes.iter().filter(|node| node.control_plane).map(|node| format!("{}:{API_PORT}", node.address()));
-    addresses
-        .filter_map(|text| text.parse::<SocketAddr>().ok())
-        .find_map(|to| TcpStream::connect_timeout(&to, Duration::from_millis(700)).ok())
+    let addresses: Vec<SocketAddr> = addresses.filter_map(|text| text.parse().ok()).collect();
+    let first = last.load(Ordering::Relaxed);
+    (0..addresses.len()).map(|n| (n + first) % addresses.len()).find_map(|n| {
+        let stream = TcpStream::connect_timeout(&addresses[n], Duration::from_millis(700)).ok()?;
+        last.store(n, Ordering::Relaxed);
+        Some(stream)
+    })
 }
 
 fn forward(client: TcpStream, server: TcpStream) {

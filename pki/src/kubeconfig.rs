@@ -15,6 +15,8 @@ pub struct Kubeconfig {
     pub user: String,
     /// `https://host:port`.
     pub server: String,
+    /// The name in the server's certificate, where it is not the one in `server`.
+    pub tls_server_name: Option<String>,
     /// PEM.
     pub certificate_authority: Vec<u8>,
     pub credentials: Credentials,
@@ -66,6 +68,7 @@ impl Kubeconfig {
             cluster: cluster.to_string(),
             user: user.to_string(),
             server: server.to_string(),
+            tls_server_name: None,
             certificate_authority: authority.to_pem().into_bytes(),
             credentials: Credentials::Embedded {
                 certificate: certificate.to_pem().into_bytes(),
@@ -94,6 +97,7 @@ impl Kubeconfig {
                     certificate_authority: None,
                     certificate_authority_data: Some(STANDARD.encode(&self.certificate_authority)),
                     server: self.server.clone(),
+                    tls_server_name: self.tls_server_name.clone(),
                     rest: BTreeMap::new(),
                 },
                 name: self.cluster.clone(),
@@ -148,6 +152,7 @@ impl Kubeconfig {
             cluster: cluster.name.clone(),
             user: user.map(|user| user.name.clone()).unwrap_or_default(),
             server: cluster.cluster.server.clone(),
+            tls_server_name: cluster.cluster.tls_server_name.clone(),
             certificate_authority,
             credentials,
         })
@@ -196,6 +201,8 @@ struct ClusterWire {
     certificate_authority_data: Option<String>,
     #[serde(default)]
     server: String,
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    tls_server_name: Option<String>,
     #[serde(flatten)]
     rest: BTreeMap<String, serde_yaml::Value>,
 }
@@ -255,6 +262,7 @@ mod tests {
                 cluster: "kubernetes".into(),
                 user: "system:kube-scheduler".into(),
                 server: "https://172.30.0.1:6443".into(),
+                tls_server_name: Some("kubernetes".into()),
                 certificate_authority: b"ca".to_vec(),
                 credentials,
             };

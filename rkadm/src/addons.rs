@@ -52,6 +52,10 @@ impl Addon {
         let version = crate::images::component_version(&cluster.kubernetes_version);
         let dns = crate::kubelet::dns_addresses(cluster).into_iter().next().unwrap_or_default();
         let mut text = self.template.to_string();
+        if server == crate::balancer::URL {
+            let line = "        server: @SERVER@";
+            text = text.replace(line, &format!("{line}\n        tls-server-name: {}", crate::balancer::SERVER_NAME));
+        }
         for (placeholder, value) in [
             ("@VERSION@", version.as_str()),
             ("@IMAGE_REPOSITORY@", &cluster.image_repository),
@@ -101,6 +105,11 @@ mod tests {
             let text = serde_json::to_string(&objects).unwrap();
             assert!(!placeholder.is_match(&text), "{}: {text}", addon.name);
             assert_eq!(text.contains(":v1.36.7"), with_image, "{}", addon.name);
+            let balanced = addon.objects(&cluster, crate::balancer::URL, &Value::Null).unwrap();
+            for map in balanced.iter().filter(|object| object["data"]["kubeconfig.conf"].is_string()) {
+                let config: Value = serde_yaml::from_str(map["data"]["kubeconfig.conf"].as_str().unwrap()).unwrap();
+                assert_eq!(config["clusters"][0]["cluster"]["tls-server-name"], crate::balancer::SERVER_NAME);
+            }
             for object in &objects {
                 crate::apply::path(object).unwrap_or_else(|e| panic!("{}: {e}", addon.name));
             }

@@ -68,6 +68,17 @@ impl Api {
         Ok(Api { client, patience })
     }
 
+    /// The same at another server than the kubeconfig's.
+    pub async fn connect_to(kubeconfig: &std::path::Path, server: &str, patience: Duration) -> anyhow::Result<Api> {
+        let options = client::connect::Options {
+            kubeconfig: Some(kubeconfig.to_owned()),
+            server: Some(server.to_owned()),
+            component: "rkadm".into(),
+            ..Default::default()
+        };
+        Ok(Api { client: client::connect::connect(&options).await?, patience })
+    }
+
     pub fn new(client: Client, patience: Duration) -> Api {
         Api { client, patience }
     }

@@ -52,6 +52,9 @@ pub enum Command {
     Version(command::version::VersionArgs),
     /// Virtual hosts on one machine
     Lab(lab::LabArgs),
+    /// Pass connections on to an API server that is ready (a daemon that `init` and `join` install on the nodes of a shared control plane)
+    #[command(hide = true)]
+    Balance,
     /// Keep one daemon running (used by rkadm itself on hosts without systemd)
     #[command(hide = true)]
     Supervise {
@@ -76,6 +79,7 @@ pub async fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Upgrade(args) => upgrade::run(args, rootfs).await,
         Command::Version(args) => command::version::run(args),
         Command::Lab(args) => lab::run(args).await,
+        Command::Balance => crate::balancer::run().await,
         Command::Supervise { name } if name == "boot" => crate::supervise::boot(),
         Command::Supervise { name } => crate::supervise::run(&name).await,
     }

@@ -201,6 +201,7 @@ mod tests {
             cluster: String::new(),
             user: String::new(),
             server: "https://x:6443".into(),
+            tls_server_name: None,
             certificate_authority: authority.certificate().to_pem().into_bytes(),
             credentials: pki::kubeconfig::Credentials::None,
         };

@@ -267,8 +267,12 @@ async fn resolve(flags: InitFlags, rootfs: Option<PathBuf>, alone: bool) -> anyh
         kubeconfig,
         runtime: None,
         api: None,
+        balanced: Vec::new(),
         cluster,
     };
+    if crate::balancer::is_wanted(&node.cluster.control_plane_endpoint, &[node.address()]) {
+        node.balanced = vec![crate::endpoint::join(&node.address().to_string(), node.endpoint.bind_port)];
+    }
     if !alone && !node.files.exists(node.pki_dir().join("ca.crt")) {
         // Sixteen RSA keys: made while the checks run and images are imported.
         node.keys = KeyPool::start(algorithm, pki::tree::key_count(&node.pki_cluster()?));

@@ -302,6 +302,7 @@ fn resolve(flags: JoinFlags, endpoint: Option<String>, rootfs: Option<PathBuf>) 
         kubeconfig: crate::node::ADMIN.into(),
         runtime: None,
         api: None,
+        balanced: Vec::new(),
         cluster,
     };
     Ok(Join { node, join, patience, cluster_info: None, kubelet: Value::Null, bootstrap: None, whole: false })
@@ -313,7 +314,13 @@ impl Join {
         if self.cluster_info.is_some() {
             return Ok(());
         }
-        let info = discovery::discover(&self.join.discovery, self.patience).await?;
+        let mut info = discovery::discover(&self.join.discovery, self.patience).await?;
+        if let Some(known) = &self.join.discovery.bootstrap_token
+            && !answers(&info.server).await
+        {
+            // The host that the cluster is known by is down, another one answered: the authority is the same.
+            info.server = format!("https://{}", known.api_server_endpoint);
+        }
         let client = token_client(&info, &self.join.discovery.tls_bootstrap_token).await?;
         // Short: an expired token is told at once, not after a minute of trying.
         let api = Api::new(client, Duration::from_secs(3));
@@ -332,15 +339,41 @@ impl Join {
         }
         let etcd = crate::init::known_etcd(&self.node.registration.cri_socket, &self.node.bundle, &self.node.cluster).await;
         self.node.images = Images::of(&self.node.cluster, &etcd);
+        let mut servers = crate::balancer::ask(&api).await;
+        let found: Vec<_> = servers.iter().filter_map(|server| crate::endpoint::parse(server)?.host.parse().ok()).collect();
+        if crate::balancer::is_wanted(&self.node.cluster.control_plane_endpoint, &found) {
+            // The one that answered just now first.
+            let answered = info.server.trim_start_matches("https://").to_string();
+            servers.retain(|server| *server != answered);
+            servers.insert(0, answered);
+            self.node.balanced = servers;
+        }
         self.bootstrap = Some(api);
         self.cluster_info = Some(info);
         Ok(())
+    }
+
+    /// The cluster with the administrator's credentials, at the server that discovery found: this host's own comes up last.
+    pub async fn admin(&mut self) -> anyhow::Result<Api> {
+        if self.node.api.is_none() {
+            let server = self.server()?.to_string();
+            let path = self.node.files.real(&self.node.kubeconfig);
+            self.node.api = Some(Api::connect_to(&path, &server, self.node.timeouts.kubernetes_api_call).await?);
+        }
+        self.node.api().await
     }
 
     /// The API server's URL as discovery gave it.
     pub fn server(&self) -> anyhow::Result<&str> {
         Ok(self.cluster_info.as_ref().context("discovery has run")?.server.as_str())
     }
+}
+
+/// Whether a connection to a server's URL can be made.
+async fn answers(server: &str) -> bool {
+    let Some(endpoint) = crate::endpoint::parse(server) else { return false };
+    let connect = tokio::net::TcpStream::connect((endpoint.host.as_str(), endpoint.port.unwrap_or(6443)));
+    matches!(tokio::time::timeout(Duration::from_secs(2), connect).await, Ok(Ok(_)))
 }
 
 async fn read_map(api: &Api, name: &str) -> anyhow::Result<Value> {

@@ -5,6 +5,7 @@
 
 pub mod addons;
 pub mod apply;
+pub mod balancer;
 pub mod cli;
 pub mod command;
 pub mod config;

@@ -14,7 +14,7 @@ use crate::cri::Runtime;
 use crate::host::Host;
 use crate::images::Images;
 use crate::supervise::{self, Unit};
-use crate::{endpoint, kubelet, manifest, say};
+use crate::{balancer, endpoint, kubelet, manifest, say};
 
 pub const KUBERNETES: &str = "/etc/kubernetes";
 pub const ADMIN: &str = "/etc/kubernetes/admin.conf";
@@ -42,6 +42,8 @@ pub struct Node {
     pub kubeconfig: PathBuf,
     pub runtime: Option<Runtime>,
     pub api: Option<Api>,
+    /// API servers that this node's own balancer starts with; empty where nodes reach the control plane directly.
+    pub balanced: Vec<String>,
 }
 
 impl Node {
@@ -67,6 +69,11 @@ impl Node {
         format!("https://{}", endpoint::join(&self.address().to_string(), self.endpoint.bind_port))
     }
 
+    /// What the kubeconfigs of add-ons say, which run on every node.
+    pub fn addon_server(&self) -> String {
+        if self.balanced.is_empty() { self.server() } else { balancer::URL.to_string() }
+    }
+
     pub fn pki_dir(&self) -> PathBuf {
         PathBuf::from(&self.cluster.certificates_dir)
     }
@@ -84,9 +91,25 @@ impl Node {
     pub fn ensure_kubeconfig(&mut self, phase: &str, always_local: bool) -> anyhow::Result<tree::Outcome> {
         let config = tree::KUBECONFIGS.iter().find(|config| config.phase == phase).context("a kubeconfig of the table")?;
         let (cluster, dir) = (self.pki_cluster()?, self.pki_dir());
-        let server = if config.local || always_local { self.local_server() } else { self.server() };
+        let balanced = !self.balanced.is_empty();
+        // Without a load balancer, an administrator on this host must not depend on another one.
+        let server = match phase {
+            "kubelet" if balanced => balancer::URL.to_string(),
+            _ if config.local || always_local || balanced => self.local_server(),
+            _ => self.server(),
+        };
         let name = self.cluster.cluster_name.clone();
-        Ok(tree::ensure_kubeconfig(&mut self.files, Path::new(KUBERNETES), &dir, config, &cluster, &name, &server, &self.keys)?)
+        let kubernetes = Path::new(KUBERNETES);
+        let outcome = tree::ensure_kubeconfig(&mut self.files, kubernetes, &dir, config, &cluster, &name, &server, &self.keys)?;
+        if outcome == tree::Outcome::Created
+            && server == balancer::URL
+            && let Some(text) = self.files.read(kubernetes.join(config.file))?
+        {
+            let mut made = pki::Kubeconfig::parse(&text)?;
+            made.tls_server_name = Some(balancer::SERVER_NAME.into());
+            self.files.write(kubernetes.join(config.file), pki::files::SECRET, made.to_yaml()?)?;
+        }
+        Ok(outcome)
     }
 
     /// The manifest of a component as it should be on this host, patches applied.
@@ -174,6 +197,10 @@ impl Node {
 
     /// (Re)starts the kubelet as this host does such things.
     pub async fn start_kubelet(&mut self) -> anyhow::Result<()> {
+        if !self.balanced.is_empty() {
+            let servers = self.balanced.clone();
+            balancer::install(self, &servers).await?;
+        }
         if self.dry_run {
             println!("[dryrun] Would (re)start the kubelet");
             return Ok(());

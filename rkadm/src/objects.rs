@@ -70,6 +70,14 @@ pub fn bootstrap_rules(cluster_info_kubeconfig: &str) -> Vec<Value> {
     objects
 }
 
+/// Ours: nodes learn which API servers there are, for their balancer.
+pub fn balancer_rules() -> Vec<Value> {
+    let mut role = reader("rk:api-servers", "default", "kubernetes");
+    role["rules"][0]["apiGroups"] = json!(["discovery.k8s.io"]);
+    role["rules"][0]["resources"] = json!(["endpointslices"]);
+    vec![role, role_binding("rk:api-servers", "default", &[("Group", "system:nodes"), ("Group", BOOTSTRAPPERS)])]
+}
+
 /// The kubeconfig of `cluster-info`: a server and its authority, no user.
 pub fn cluster_info_kubeconfig(server: &str, ca_pem: &[u8]) -> anyhow::Result<String> {
     use base64::Engine as _;

@@ -326,7 +326,9 @@ mod tests {
         for phase in table {
             ours.push(phase.name.to_string());
             // rk-cni and metrics are ours alone.
-            ours.extend(phase.phases.iter().filter(|sub| !["rk-cni", "metrics"].contains(&sub.name)).map(|sub| format!("/{}", sub.name)));
+            ours.extend(
+                phase.phases.iter().filter(|sub| !["rk-cni", "metrics"].contains(&sub.name)).map(|sub| format!("/{}", sub.name)),
+            );
         }
         ours
     }

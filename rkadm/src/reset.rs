@@ -192,6 +192,7 @@ pub async fn cleanup_node(reset: &mut Reset) -> anyhow::Result<()> {
     } else {
         note("stopping the kubelet", supervise::stop("kubelet").map(drop));
     }
+    note("stopping the balancer", crate::balancer::remove(reset.host.systemd).await);
     say::phase("reset", "Stopped the kubelet");
     // Manifests first: nothing may start the pods again.
     note("removing the static pods", remove_contents(&reset.files.real(Path::new(manifest::DIR))));

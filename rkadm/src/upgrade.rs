@@ -178,7 +178,6 @@ async fn observe(flags: Common, version: Option<String>, rootfs: Option<PathBuf>
         timeouts: Timeouts::default(),
         patches: flags.patches,
         host,
-        files,
         keys: KeyPool::lazy(cluster.encryption_algorithm.parse()?),
         bundle,
         ignore: flags.ignore_preflight_errors,
@@ -186,6 +185,8 @@ async fn observe(flags: Common, version: Option<String>, rootfs: Option<PathBuf>
         kubeconfig,
         runtime: None,
         api: Some(api.clone()),
+        balanced: if crate::balancer::is_installed(&files) { crate::balancer::ask(&api).await } else { Vec::new() },
+        files,
         cluster,
     };
     Ok(Upgrade {
@@ -341,6 +342,9 @@ async fn apply(upgrade: &mut Upgrade, force: bool, yes: bool) -> anyhow::Result<
     // cluster-info carries signatures that must stay: its rules only.
     let rules: Vec<Value> = objects::bootstrap_rules(&info).into_iter().filter(|object| object["kind"] != "ConfigMap").collect();
     upgrade.node.apply(&rules).await?;
+    if !upgrade.node.balanced.is_empty() {
+        upgrade.node.apply(&objects::balancer_rules()).await?;
+    }
     add_ons(upgrade).await?;
     println!(
         "\n[upgrade] SUCCESS! A control plane node of your cluster was upgraded to \"{}\" {}.\n",
@@ -417,7 +421,7 @@ async fn add_ons(upgrade: &mut Upgrade) -> anyhow::Result<()> {
     let known = upgrade.api.find("/api/v1/namespaces/kube-system/configmaps/kube-proxy").await?;
     let text = known.and_then(|map| map["data"]["config.conf"].as_str().map(str::to_string)).unwrap_or_default();
     let proxy: Value = serde_yaml::from_str(&text).unwrap_or_default();
-    let server = upgrade.node.server();
+    let server = upgrade.node.addon_server();
     for addon in addons::ADDONS {
         if addon.is_disabled(&upgrade.node.cluster) {
             continue;

@@ -57,6 +57,7 @@ pub async fn run(args: KubeconfigArgs, rootfs: Option<PathBuf>) -> anyhow::Resul
                 cluster: cluster.cluster_name,
                 user: client_name,
                 server,
+                tls_server_name: None,
                 certificate_authority: ca.to_pem().into_bytes(),
                 credentials: Credentials::Token(token),
             }

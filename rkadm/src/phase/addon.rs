@@ -12,7 +12,7 @@ async fn one(init: &mut Init, phase: &str) -> anyhow::Result<()> {
         say::phase("addons", &format!("Skipping {}: the configuration does without it", addon.name));
         return Ok(());
     }
-    let objects = addon.objects(&init.node.cluster, &init.node.server(), &init.proxy)?;
+    let objects = addon.objects(&init.node.cluster, &init.node.addon_server(), &init.proxy)?;
     init.node.apply(&objects).await?;
     say::phase("addons", &format!("Applied essential addon: {}", addon.name));
     Ok(())

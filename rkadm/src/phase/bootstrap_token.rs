@@ -8,6 +8,9 @@ pub async fn run(init: &mut Init) -> anyhow::Result<()> {
     let info = objects::cluster_info_kubeconfig(&init.node.server(), ca.to_pem().as_bytes())?;
     let mut all = objects::token_secrets(&init.init.bootstrap_tokens, jiff::Timestamp::now());
     all.extend(objects::bootstrap_rules(&info));
+    if !init.node.balanced.is_empty() {
+        all.extend(objects::balancer_rules());
+    }
     init.node.apply(&all).await?;
     say::phase("bootstrap-token", "Nodes may join with the token; discovery is in the ConfigMap cluster-info of kube-public");
     Ok(())

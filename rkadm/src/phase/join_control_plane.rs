@@ -114,7 +114,7 @@ pub async fn etcd_join(join: &mut Join) -> anyhow::Result<()> {
     }
     let started = Instant::now();
     // The local API server waits for the local etcd: the cluster is asked through the shared endpoint.
-    let api = join.node.api().await?;
+    let api = join.admin().await?;
     // Right after `init` the kubelet there may not have shown its static pods to the API server yet.
     let mut others = etcd::endpoints(&api, None).await?;
     while others.is_empty() {
@@ -142,6 +142,9 @@ pub async fn mark(join: &mut Join) -> anyhow::Result<()> {
         return Ok(());
     }
     join.learn().await?;
+    if !join.node.dry_run {
+        join.admin().await?;
+    }
     super::mark_control_plane::mark(&mut join.node).await
 }
 

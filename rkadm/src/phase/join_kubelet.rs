@@ -14,12 +14,16 @@ use crate::{diagnose, kubelet, say, supervise};
 pub async fn start(join: &mut Join) -> anyhow::Result<()> {
     join.learn().await?;
     let info = join.cluster_info.clone().context("discovery has run")?;
-    let bootstrap = Kubeconfig {
+    let mut bootstrap = Kubeconfig {
         cluster: join.node.cluster.cluster_name.clone(),
         user: "tls-bootstrap-token-user".into(),
         credentials: Credentials::Token(join.join.discovery.tls_bootstrap_token.clone()),
         ..info.clone()
     };
+    if !join.node.balanced.is_empty() {
+        bootstrap.server = crate::balancer::URL.into();
+        bootstrap.tls_server_name = Some(crate::balancer::SERVER_NAME.into());
+    }
     let node = &mut join.node;
     node.files.write(kubelet::BOOTSTRAP_KUBECONFIG, pki::files::SECRET, bootstrap.to_yaml()?)?;
     node.files.write(&join.join.ca_cert_path, pki::files::PUBLIC, &info.certificate_authority)?;

@@ -42,7 +42,7 @@ fn early_network(init: &Init) -> anyhow::Result<Option<tokio::task::JoinHandle<(
     if init.alone || skipped || !path.exists() {
         return Ok(None);
     }
-    let objects = addon.objects(&init.node.cluster, &init.node.server(), &init.proxy)?;
+    let objects = addon.objects(&init.node.cluster, &init.node.addon_server(), &init.proxy)?;
     let patience = init.node.timeouts.control_plane_component_health_check;
     Ok(Some(tokio::spawn(async move {
         let applied = match Api::connect(&path, patience).await {
