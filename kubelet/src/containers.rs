@@ -141,13 +141,23 @@ pub async fn start(scene: &Scene<'_>, container: &Container) -> Result<(), Start
         .map_err(|status| failed("CreateContainerError", status.message().to_owned()))?;
     kubelet.container_event(pod, container, Kind::Normal, "Created", "Container created");
     crate::logs::link(kubelet, pod, &container.name, &id, restart_count);
-    kubelet.cri.start_container(&id).await.map_err(|status| failed("RunContainerError", status.message().to_owned()))?;
+    let kind = match () {
+        () if pod::init_containers(pod).iter().any(|init| init.name == container.name) => "init_container",
+        () if pod::spec(pod).containers.iter().any(|main| main.name == container.name) => "container",
+        () => "ephemeral_container",
+    };
+    let metrics = crate::metrics::metrics();
+    metrics.started_containers.with_label_values(&[kind]).inc();
+    kubelet.cri.start_container(&id).await.map_err(|status| {
+        metrics.started_containers_errors.with_label_values(&["RunContainerError", kind]).inc();
+        failed("RunContainerError", status.message().to_owned())
+    })?;
     kubelet.container_event(pod, container, Kind::Normal, "Started", "Container started");
     if let Some(hook) = container.lifecycle.as_ref().and_then(|lifecycle| lifecycle.post_start.as_ref()) {
         let ip = scene.facts.pod_ips.first().map(String::as_str).unwrap_or("");
         let ports = container.ports.as_deref().unwrap_or_default();
         if let Err(why) = lifecycle::run(kubelet, &id, hook, ports, ip).await {
-            kubelet.container_event(pod, container, Kind::Warning, "FailedPostStartHook", format!("PostStartHook failed: {why}"));
+            kubelet.container_event(pod, container, Kind::Warning, "FailedPostStartHook", "PostStartHook failed");
             let grace = Duration::from_secs(u64::try_from(pod::grace_period_seconds(pod)).unwrap_or(30));
             kubelet.container_event(pod, container, Kind::Normal, "Killing", "FailedPostStartHook");
             let _ = kubelet.cri.stop_container(&id, grace.max(MIN_GRACE)).await;
@@ -291,7 +301,9 @@ pub async fn stop(kubelet: &Kubelet, record: &ContainerRecord, how: &Stop<'_>) -
         let began = Instant::now();
         let outcome = tokio::time::timeout(grace, lifecycle::run(kubelet, &record.id, &hook, &record.about.ports, how.ip)).await;
         if let (Ok(Err(why)), Some(pod), Some(container)) = (outcome, how.pod, &container) {
-            kubelet.container_event(pod, container, Kind::Warning, "FailedPreStopHook", format!("PreStopHook failed: {why}"));
+            tracing::info!(pod = pod::log_name(pod), container = container.name, err = why, "PreStop hook failed");
+            // What a hook says may be secret: it goes into the node's log only.
+            kubelet.container_event(pod, container, Kind::Warning, "FailedPreStopHook", "PreStopHook failed");
         }
         grace = grace.saturating_sub(began.elapsed());
     }

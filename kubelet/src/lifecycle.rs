@@ -49,6 +49,6 @@ pub async fn run(kubelet: &Kubelet, id: &str, hook: &LifecycleHandler, ports: &[
         tokio::time::sleep(Duration::from_secs(u64::try_from(sleep.seconds).unwrap_or(0))).await;
         return Ok(());
     }
-    // tcpSocket hooks have never done anything.
-    Ok(())
+    // The API keeps `tcpSocket` for compatibility; no kubelet ever ran it.
+    Err("invalid handler: tcpSocket is not supported in lifecycle hooks".into())
 }

@@ -17,6 +17,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use crate::pod::{self, init_containers, qos, spec};
 use crate::runtime::actions::Verdicts;
 use crate::runtime::observed::PodRuntime;
+use crate::worker::resize::Resize;
 
 /// Why a container does not start, by its name: reason and message of its `waiting` state.
 pub type StartErrors = HashMap<String, (String, String)>;
@@ -41,17 +42,44 @@ pub struct Observed<'a> {
     pub terminal: bool,
     /// Reason and message for a pod that the kubelet ended (`Evicted`, `DeadlineExceeded`).
     pub verdict: Option<(&'a str, &'a str)>,
+    /// What became of a change of its resources.
+    pub resize: &'a Resize,
     /// Now.
     pub now: Timestamp,
+}
+
+/// The status of a pod that the node does not take. Nothing of it was ever there, so it has no container statuses.
+pub fn rejected(pod: &Pod, previous: &PodStatus, reason: &str, message: &str, now: Timestamp) -> PodStatus {
+    PodStatus {
+        phase: Some("Failed".into()),
+        reason: Some(reason.to_owned()),
+        message: Some(format!("Pod was rejected: {message}")),
+        qos_class: Some(qos::class(pod).as_str().to_owned()),
+        start_time: previous.start_time.clone().or_else(|| Some(Time(to_seconds(now)))),
+        observed_generation: pod.metadata.generation,
+        conditions: previous
+            .conditions
+            .as_ref()
+            .map(|list| list.iter().filter(|condition| condition.type_ == "PodScheduled").cloned().collect()),
+        ..Default::default()
+    }
+}
+
+/// Whether this is what [`rejected`] told.
+fn was_rejected(status: &PodStatus) -> bool {
+    status.phase.as_deref() == Some("Failed") && status.reason.is_some() && status.container_statuses.is_none()
 }
 
 /// The status.
 pub fn generate(observed: &Observed<'_>) -> PodStatus {
     let Observed { pod, runtime, previous, .. } = *observed;
+    if was_rejected(previous) && runtime.sandboxes.is_empty() && runtime.containers.is_empty() {
+        return previous.clone();
+    }
     let initialized = containers::has_initialized(pod, runtime);
-    let init =
+    let mut init =
         containers::statuses(observed, init_containers(pod), previous.init_container_statuses.as_deref(), containers::List::Init);
-    let main = containers::statuses(
+    let mut main = containers::statuses(
         observed,
         &spec(pod).containers,
         previous.container_statuses.as_deref(),
@@ -66,6 +94,12 @@ pub fn generate(observed: &Observed<'_>) -> PodStatus {
     let mut phase = phase::of(pod, &init, &main, observed.terminal);
     if observed.verdict.is_some() {
         phase = "Failed";
+    }
+    if observed.terminal && !matches!(phase, "Succeeded" | "Failed") {
+        phase = "Failed";
+    }
+    if observed.terminal {
+        containers::end(&mut init, &mut main, initialized || init_containers(pod).is_empty());
     }
     // What is over stays over.
     if let Some(old @ ("Succeeded" | "Failed")) = previous.phase.as_deref() {

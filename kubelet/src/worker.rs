@@ -6,8 +6,10 @@
 //! Upstream: pkg/kubelet/pod_workers.go, pkg/kubelet/kubelet.go SyncPod, SyncTerminatingPod, SyncTerminatedPod
 
 pub mod admission;
+pub mod fit;
 pub mod resize;
 pub mod sync;
+mod timing;
 pub mod terminate;
 
 use std::collections::HashMap;
@@ -20,7 +22,6 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use crate::backoff::Backoff;
-use crate::cri::v1;
 use crate::kubelet::Shared;
 use crate::pod;
 use crate::runtime::observed::PodRuntime;
@@ -95,12 +96,20 @@ pub struct View {
     pub status: Arc<PodStatus>,
     /// Where the worker is.
     pub stage: Stage,
+    /// The pod with the resources that this node has given it; `None` before the first look.
+    pub allocated: Option<Arc<Pod>>,
 }
 
 impl Handle {
     /// What the worker last saw.
     pub fn view(&self) -> View {
         self.view.read().clone()
+    }
+
+    /// The pod with the resources that this node has given it: what counts against the node.
+    pub fn allocated(&self) -> Arc<Pod> {
+        let allocated = self.view.read().allocated.clone();
+        allocated.unwrap_or_else(|| self.request.lock().pod.clone())
     }
 
     /// What it is to do.
@@ -182,19 +191,20 @@ impl Workers {
             request: Mutex::new(Request { pod, verdict: None, grace: None, removed: false, again: None, seen: Instant::now() }),
             wake: Notify::new(),
             changed: Notify::new(),
-            view: RwLock::new(View { runtime: Arc::default(), status: Arc::new(told), stage: Stage::Run }),
+            view: RwLock::new(View { runtime: Arc::default(), status: Arc::new(told), stage: Stage::Run, allocated: None }),
         });
         handles.insert(uid, handle.clone());
         drop(handles);
         // A pod that is new since the first look at the runtime has nothing there.
         let fresh = kubelet.node.known_at_start.get().is_some_and(|known| !known.contains(&handle.uid)) && !again;
         let worker = Worker {
+            timing: timing::Timing::new(fresh),
             kubelet: kubelet.clone(),
             handle,
             errors: StartErrors::new(),
             due: HashMap::new(),
             generation: None,
-            applied: HashMap::new(),
+            resize: resize::Resize::default(),
             failures: 0,
             admitted: false,
             cgroup_done: false,
@@ -258,6 +268,7 @@ impl Workers {
 
 /// The worker itself.
 pub struct Worker {
+    timing: timing::Timing,
     kubelet: Shared,
     handle: Arc<Handle>,
     errors: StartErrors,
@@ -265,8 +276,7 @@ pub struct Worker {
     due: HashMap<String, Instant>,
     /// The definition that was last worked on: a changed one is tried at once.
     generation: Option<i64>,
-    /// Resources in force, by container id, as far as this process set them.
-    applied: HashMap<String, v1::LinuxContainerResources>,
+    resize: resize::Resize,
     failures: u32,
     admitted: bool,
     cgroup_done: bool,
@@ -294,11 +304,14 @@ impl Worker {
                 }
                 Stage::Run => {
                     let handle = self.handle.clone();
-                    tokio::select! {
+                    let began = Instant::now();
+                    let next = tokio::select! {
                         biased;
                         () = handle.until(Request::terminating) => Next::Now,
                         next = self.sync(&request) => next,
-                    }
+                    };
+                    self.timing.synced(&request, &self.handle.view(), began);
+                    next
                 }
                 Stage::Terminate => {
                     self.kubelet.probes.stop_killers(&self.handle.uid);

@@ -170,16 +170,21 @@ pub fn should_restart(pod: &Pod, container: &Container, record: &ContainerRecord
         State::Created | State::Unknown => return true,
         State::Exited => {}
     }
+    restarts_on(pod, container, record.exit_code)
+}
+
+/// Whether a container that ended with this code is to run again: the first rule that fits, else its policy.
+pub fn restarts_on(pod: &Pod, container: &Container, exit_code: i32) -> bool {
     for rule in container.restart_policy_rules.iter().flatten() {
         let Some(codes) = &rule.exit_codes else { continue };
-        let within = codes.values.iter().flatten().any(|code| *code == record.exit_code);
+        let within = codes.values.iter().flatten().any(|code| *code == exit_code);
         if within == (codes.operator == "In") {
             return rule.action == "Restart" || rule.action == "RestartAllContainers";
         }
     }
     match policy_of(pod, container) {
         "Never" => false,
-        "OnFailure" => record.exit_code != 0,
+        "OnFailure" => exit_code != 0,
         _ => true,
     }
 }

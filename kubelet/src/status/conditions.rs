@@ -7,7 +7,17 @@ use super::{Observed, to_seconds};
 use crate::pod::{self, init_containers, is_sidecar, spec};
 
 /// The condition types that the kubelet owns; others in a status are left alone.
-pub const OWNED: &[&str] = &["PodReadyToStartContainers", "Initialized", "Ready", "ContainersReady", "PodScheduled"];
+pub const OWNED: &[&str] = &[
+    "PodReadyToStartContainers",
+    "Initialized",
+    "Ready",
+    "ContainersReady",
+    "PodScheduled",
+    "PodResizePending",
+    "PodResizeInProgress",
+];
+/// Those of them that are only there while they hold.
+pub const PASSING: &[&str] = &["PodResizePending", "PodResizeInProgress"];
 
 /// All conditions of the kubelet; a condition that did not turn keeps its time.
 pub fn all(observed: &Observed<'_>, status: &PodStatus) -> Vec<PodCondition> {
@@ -26,6 +36,10 @@ pub fn all(observed: &Observed<'_>, status: &PodStatus) -> Vec<PodCondition> {
         finish(observed, "ContainersReady", containers_ready),
         scheduled.unwrap_or_else(|| finish(observed, "PodScheduled", (true, String::new(), String::new()))),
     ];
+    if !observed.terminal {
+        let resize = crate::worker::resize::conditions(observed.resize);
+        out.extend(resize.into_iter().map(|(kind, reason, message)| finish(observed, kind, (true, reason, message))));
+    }
     // Says to owners that the pod's end was not its own fault.
     let disrupted = observed
         .previous

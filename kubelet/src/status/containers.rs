@@ -94,6 +94,27 @@ fn lost(old: &ContainerStatus, message: &str) -> ContainerState {
     }
 }
 
+/// The last word on a pod that is over: a container of which nobody saw the end has an unknown one.
+/// Upstream: pkg/kubelet/status/status_manager.go TerminatePod
+pub fn end(init: &mut [ContainerStatus], main: &mut [ContainerStatus], initialized: bool) {
+    const WHY: &str = "The container could not be located when the pod was terminated";
+    let over = |status: &ContainerStatus| status.state.as_ref().is_some_and(|state| state.terminated.is_some());
+    // Init containers after the one that was reached were never there.
+    let reached = init.iter().rposition(|status| {
+        over(status)
+            || status.started == Some(true)
+            || status.container_id.is_some()
+            || status.last_state.as_ref().is_some_and(|state| state.terminated.is_some())
+    });
+    let passed = if initialized { init.len() } else { reached.map_or(0, |index| index + 1) };
+    let main = if initialized { main } else { &mut [] };
+    for status in init[..passed].iter_mut().chain(main).filter(|status| !over(status)) {
+        status.state = Some(lost(status, WHY));
+        status.ready = false;
+        status.started = Some(false);
+    }
+}
+
 fn status(observed: &Observed<'_>, container: &Container, old: Option<&ContainerStatus>, list: List) -> ContainerStatus {
     let Observed { pod, runtime, verdicts, errors, runtime_name, .. } = *observed;
     let mut records = runtime.containers.iter().filter(|record| record.name() == container.name);
@@ -210,7 +231,7 @@ fn running_facts(observed: &Observed<'_>, container: &Container, record: &Contai
     if let Some(resources) =
         container.resources.as_ref().filter(|resources| resources.limits.is_some() || resources.requests.is_some())
     {
-        out.resources = Some(resources.clone());
+        out.resources = Some(observed.resize.actuated.get(&container.name).unwrap_or(resources).clone());
         out.allocated_resources = resources.requests.clone();
     }
     if let Some(user) = &record.user {
@@ -236,5 +257,4 @@ fn running_facts(observed: &Observed<'_>, container: &Container, record: &Contai
         })
         .collect();
     out.volume_mounts = Some(mounts).filter(|mounts| !mounts.is_empty());
-    let _ = observed;
 }

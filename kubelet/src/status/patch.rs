@@ -3,7 +3,7 @@
 use k8s_openapi::api::core::v1::PodStatus;
 use serde_json::{Map, Value, json};
 
-use super::conditions::OWNED;
+use super::conditions::{OWNED, PASSING};
 
 /// The patch for `pods/status`, or `None` where the server's status already says the same.
 /// `old` is the status as the server has it, `new` is ours.
@@ -60,6 +60,11 @@ pub fn between(uid: &str, old: &PodStatus, new: &PodStatus) -> Option<Value> {
             Some(condition)
         })
         .collect();
+    let now = conditions(&new);
+    let has = |list: &[Value], kind: &str| list.iter().any(|condition| condition["type"] == kind);
+    let passed = PASSING.iter().filter(|kind| has(&before, kind) && !has(&now, kind));
+    let changed: Vec<Value> =
+        changed.into_iter().chain(passed.map(|kind| json!({"type": kind, "$patch": "delete"}))).collect();
     if !changed.is_empty() {
         out.insert("conditions".to_owned(), changed.into());
     }
@@ -93,6 +98,13 @@ mod tests {
                 "conditions": [{"type": "Ready", "status": "True", "reason": null}]}})
         );
         assert_eq!(between("u", &new, &new), None);
+    }
+
+    #[test]
+    fn conditions_that_passed_are_taken_out() {
+        let old = status(json!({"conditions": [{"type": "PodResizePending", "status": "True"}, {"type": "mine/x", "status": "True"}]}));
+        let got = between("u", &old, &status(json!({}))).unwrap();
+        assert_eq!(got["status"]["conditions"], json!([{"type": "PodResizePending", "$patch": "delete"}]));
     }
 
     #[test]

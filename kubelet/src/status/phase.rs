@@ -2,7 +2,8 @@
 
 use k8s_openapi::api::core::v1::{ContainerStatus, Pod};
 
-use crate::pod::{self, init_containers, is_sidecar};
+use crate::pod::{init_containers, is_sidecar, spec};
+use crate::runtime::actions::restarts_on;
 
 fn exit_code(status: &ContainerStatus, last: bool) -> Option<i32> {
     let state = if last { &status.last_state } else { &status.state };
@@ -29,8 +30,7 @@ pub fn of(pod: &Pod, init: &[ContainerStatus], main: &[ContainerStatus], termina
         match (is_running(status), exit_code(status, false), exit_code(status, true)) {
             (true, ..) => pending_init += 1,
             (_, Some(0), _) => {}
-            (_, Some(_), _) => failed_init += 1,
-            (_, None, Some(code)) if code != 0 => failed_init += 1,
+            (_, Some(code), _) if !restarts_on(pod, container, code) => failed_init += 1,
             _ => pending_init += 1,
         }
     }
@@ -46,7 +46,7 @@ pub fn of(pod: &Pod, init: &[ContainerStatus], main: &[ContainerStatus], termina
             (_, None, None) => waiting += 1,
         }
     }
-    if failed_init > 0 && pod::restart_policy(pod) == "Never" {
+    if failed_init > 0 {
         return "Failed";
     }
     let main_started =
@@ -54,21 +54,21 @@ pub fn of(pod: &Pod, init: &[ContainerStatus], main: &[ContainerStatus], termina
     if terminal && running == 0 && (waiting == 0 && stopped > 0 || main_started) {
         return if waiting == 0 && stopped == succeeded { "Succeeded" } else { "Failed" };
     }
-    if terminal && running == 0 && pod::restart_policy(pod) == "Never" && failed_init > 0 {
-        return "Failed";
-    }
-    if (pending_init > 0 || failed_init > 0) && !main_started || waiting > 0 {
+    if pending_init > 0 && !main_started || waiting > 0 {
         return "Pending";
     }
     if stopped < main.len() || main.is_empty() {
         return if running > 0 { "Running" } else { "Pending" };
     }
-    match pod::restart_policy(pod) {
-        "Always" => "Running",
-        _ if stopped == succeeded && running == 0 => "Succeeded",
-        // Sidecars still run.
-        _ if running > 0 => "Running",
-        "Never" => "Failed",
-        _ => "Running",
+    let ended = |status: &ContainerStatus| exit_code(status, false).or_else(|| exit_code(status, true));
+    let again = spec(pod)
+        .containers
+        .iter()
+        .zip(main)
+        .any(|(container, status)| ended(status).is_some_and(|code| restarts_on(pod, container, code)));
+    // Sidecars may still run.
+    if again || running > 0 {
+        return "Running";
     }
+    if stopped == succeeded { "Succeeded" } else { "Failed" }
 }

@@ -41,6 +41,7 @@ fn make(pod: &Pod, runtime: &PodRuntime, edit: impl FnOnce(&mut Observed<'_>)) -
         runtime_name: "containerd",
         terminal: false,
         verdict: None,
+        resize: &Default::default(),
         now: Timestamp::from_second(1_000).unwrap(),
     };
     edit(&mut observed);
@@ -110,6 +111,7 @@ fn a_crash_loop_waits_and_remembers_its_last_end() {
         runtime_name: "containerd",
         terminal: false,
         verdict: None,
+        resize: &Default::default(),
         now: Timestamp::UNIX_EPOCH,
     });
     let status = &got.container_statuses.unwrap()[0];
@@ -149,6 +151,7 @@ fn readiness_needs_probe_and_gate() {
         runtime_name: "containerd",
         terminal: false,
         verdict: None,
+        resize: &Default::default(),
         now: Timestamp::from_second(2_000).unwrap(),
     });
     assert_eq!(condition(&got, "ContainersReady").0, "True");

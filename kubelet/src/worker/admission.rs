@@ -49,7 +49,7 @@ pub fn admit(kubelet: &Kubelet, pod: &Pod) -> Result<(), Refusal> {
         .into_iter()
         .filter(|handle| handle.uid != pod::uid(pod) && handle.view().stage < super::Stage::Clean)
         .filter(|handle| handle.view().runtime.sandbox().is_some())
-        .map(|handle| handle.request().pod)
+        .map(|handle| handle.allocated())
         .collect();
     let allocatable = kubelet.node.allocatable.read().clone();
     if pod::is_critical(pod) || allocatable.is_empty() {

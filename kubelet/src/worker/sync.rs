@@ -25,19 +25,20 @@ use crate::volume;
 impl Worker {
     pub(super) async fn sync(&mut self, request: &Request) -> Next {
         let kubelet = self.kubelet.clone();
-        let pod = &request.pod;
         let uid = self.handle.uid.clone();
-        if pod::is_static(pod) && kubelet.workers.name_taken(&pod::full_name(pod), &uid) {
+        let desired = &request.pod;
+        if pod::is_static(desired) && kubelet.workers.name_taken(&pod::full_name(desired), &uid) {
             return Next::After(Duration::from_secs(1));
         }
         let observed = if std::mem::take(&mut self.fresh) { Ok(Arc::default()) } else { self.observe().await };
         let runtime = match observed {
             Ok(runtime) => runtime,
             Err(status) => {
-                tracing::debug!(pod = pod::log_name(pod), err = %status, "Failed to ask the runtime");
+                tracing::debug!(pod = pod::log_name(desired), err = %status, "Failed to ask the runtime");
                 return self.failed();
             }
         };
+        let pod = &self.allocate(desired, &runtime);
         let told = self.publish(pod, &runtime, false, None);
         if matches!(told.phase.as_deref(), Some("Succeeded" | "Failed")) {
             self.enter(Stage::Terminate);
@@ -50,14 +51,18 @@ impl Worker {
             return Next::Now;
         }
         if !self.admitted {
-            if runtime.sandboxes.is_empty()
-                && runtime.containers.is_empty()
-                && let Err(refusal) = super::admission::admit(&kubelet, pod)
-            {
-                kubelet.event(pod, Kind::Warning, refusal.reason, refusal.message.clone());
-                self.publish(pod, &runtime, true, Some((refusal.reason, &refusal.message)));
-                self.enter(Stage::Terminate);
-                return Next::Now;
+            if runtime.sandboxes.is_empty() && runtime.containers.is_empty() {
+                let fits = match super::admission::admit(&kubelet, pod) {
+                    Ok(()) => super::fit::admit(&kubelet, pod).await,
+                    refused => refused,
+                };
+                if let Err(refusal) = fits {
+                    kubelet.event(pod, Kind::Warning, refusal.reason, refusal.message.clone());
+                    let told = status::rejected(pod, &told, refusal.reason, &refusal.message, Timestamp::now());
+                    self.tell(pod, told);
+                    self.enter(Stage::Terminate);
+                    return Next::Now;
+                }
             }
             self.admitted = true;
         }
@@ -67,7 +72,9 @@ impl Worker {
         crate::probe::sync(&kubelet, pod, &runtime, &told);
         let verdicts = kubelet.probes.verdicts(&uid);
         let mut actions = pod_actions(pod, &runtime, &verdicts);
-        self.resize(pod, &runtime).await;
+        if self.actuate(pod, &runtime, &mut actions).await {
+            self.publish(pod, &runtime, false, None);
+        }
         if actions == Actions::default() {
             self.failures = 0;
             self.errors.clear();
@@ -149,11 +156,16 @@ impl Worker {
             runtime_name: &kubelet.runtime_name.read(),
             terminal,
             verdict,
+            resize: &self.resize,
             now: Timestamp::now(),
         });
+        self.tell(pod, made)
+    }
+
+    fn tell(&self, pod: &Pod, made: PodStatus) -> Arc<PodStatus> {
         let made = Arc::new(made);
         self.handle.view.write().status = made.clone();
-        kubelet.status.set(pod, made.clone());
+        self.kubelet.status.set(pod, made.clone());
         made
     }
 
@@ -186,6 +198,10 @@ impl Worker {
             .sync_frequency
             .0
             .mul_f64(1.0 + 0.5 * f64::from(rand::random::<u16>()) / f64::from(u16::MAX));
+        /// Between tries of a resize that waits for other pods to go, or that failed.
+        const RESIZE: Duration = Duration::from_secs(10);
+        let waits = self.resize.is_deferred() || self.resize.in_progress.is_some();
+        let resync = if waits { resync.min(RESIZE) } else { resync };
         deadline(pod, told).map_or(resync, |left| left.min(resync)).max(Duration::from_millis(50))
     }
 
@@ -320,6 +336,7 @@ impl Worker {
             let Some(container) = container_of(pod, slot) else { continue };
             match containers::start(&scene, &container).await {
                 Ok(()) => {
+                    self.resize.started(&container);
                     self.errors.remove(&container.name);
                     self.due.remove(&container.name);
                 }
@@ -363,7 +380,15 @@ impl Worker {
         if let Err(error) = std::fs::create_dir_all(&config.log_directory) {
             return Err(failed(format!("create log directory: {error}")));
         }
-        let id = kubelet.cri.run_pod_sandbox(config, &handler).await.map_err(|status| failed(words(status)))?;
+        let metrics = crate::metrics::metrics();
+        let began = Instant::now();
+        metrics.started_pods.inc();
+        let id = kubelet.cri.run_pod_sandbox(config, &handler).await.map_err(|status| {
+            metrics.run_sandbox_errors.with_label_values(&[&handler]).inc();
+            metrics.started_pods_errors.inc();
+            failed(words(status))
+        })?;
+        metrics.run_sandbox_seconds.with_label_values(&[&handler]).observe(began.elapsed().as_secs_f64());
         let response = kubelet.cri.pod_sandbox_status(&id).await.map_err(|status| failed(words(status)))?;
         let sandbox = response.status.map(observed::sandbox).ok_or_else(|| failed("the runtime has no status of it".into()))?;
         // Let probes and the server see the address at once.

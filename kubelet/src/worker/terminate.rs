@@ -15,7 +15,7 @@ use crate::volume;
 
 impl Worker {
     pub(super) async fn terminate(&mut self, request: &Request) -> Next {
-        let pod = &request.pod;
+        let pod = &self.handle.view.read().allocated.clone().unwrap_or_else(|| request.pod.clone());
         let runtime = match self.observe().await {
             Ok(runtime) => runtime,
             Err(status) => {
