@@ -2,6 +2,7 @@
 //!
 //! Upstream: pkg/kubelet/cm
 
+pub mod detail;
 pub mod name;
 pub mod systemd;
 pub mod tree;
@@ -135,14 +136,43 @@ impl Cgroups {
         self.tree.usage(&self.kubepods().path(self.driver))
     }
 
-    /// Usage of a container's cgroup by the runtime's id.
-    pub fn container_usage(&self, pod: &Pod, id: &str) -> Option<tree::Usage> {
-        let parent = self.of_pod(qos::class(pod), crate::pod::uid(pod)).path(self.driver);
+    /// Path of a pod's cgroup.
+    pub fn pod_path(&self, pod: &Pod) -> String {
+        self.of_pod(qos::class(pod), crate::pod::uid(pod)).path(self.driver)
+    }
+
+    /// Path of a container's or sandbox's cgroup by the runtime's id.
+    pub fn container_path(&self, pod: &Pod, id: &str) -> String {
         let leaf = match self.driver {
             Driver::Cgroupfs => id.to_owned(),
             Driver::Systemd => format!("cri-containerd-{id}.scope"),
         };
-        self.tree.usage(&format!("{parent}/{leaf}"))
+        format!("{}/{leaf}", self.pod_path(pod))
+    }
+
+    /// Usage of a container's cgroup by the runtime's id.
+    pub fn container_usage(&self, pod: &Pod, id: &str) -> Option<tree::Usage> {
+        self.tree.usage(&self.container_path(pod, id))
+    }
+
+    /// The path of all pods' common cgroup.
+    pub fn pods_path(&self) -> String {
+        self.kubepods().path(self.driver)
+    }
+
+    /// Usage of the cgroup at `path`; `None` where it is absent.
+    pub fn usage(&self, path: &str) -> Option<tree::Usage> {
+        self.tree.usage(path)
+    }
+
+    /// The rest of what the kernel tells of the cgroup at `path`.
+    pub fn detail(&self, path: &str) -> detail::Detail {
+        self.tree.detail(path)
+    }
+
+    /// The processes in the cgroup at `path` itself.
+    pub fn processes(&self, path: &str) -> Vec<i32> {
+        self.tree.processes(path)
     }
 
     fn apply(&self, name: &Name, limits: &Limits) -> std::io::Result<()> {

@@ -3,13 +3,15 @@
 //! Every call has a deadline: a runtime that hangs costs one pod's worker its time, never the kubelet.
 //! Upstream: staging/src/k8s.io/cri-client
 
+mod metered;
+
 use std::collections::HashMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use hyper_util::rt::TokioIo;
 use tokio::net::UnixStream;
-use tonic::transport::{Channel, Endpoint, Uri};
+use tonic::transport::{Endpoint, Uri};
 use tonic::{Code, Request, Status};
 
 /// The generated messages and services of `proto/api.proto`.
@@ -18,6 +20,7 @@ pub mod v1 {
     tonic::include_proto!("runtime.v1");
 }
 
+use metered::Metered;
 use v1::image_service_client::ImageServiceClient;
 use v1::runtime_service_client::RuntimeServiceClient;
 
@@ -27,15 +30,15 @@ const MAX_MESSAGE_BYTES: usize = 16 * 1024 * 1024;
 /// A client of the runtime and of its image store. Cheap to clone; connects on first use and again after every loss.
 #[derive(Clone)]
 pub struct Cri {
-    runtime: RuntimeServiceClient<Channel>,
-    image: ImageServiceClient<Channel>,
+    runtime: RuntimeServiceClient<Metered>,
+    image: ImageServiceClient<Metered>,
     timeout: Duration,
 }
 
 /// The result of a call.
 pub type Result<T> = std::result::Result<T, Status>;
 
-fn channel(endpoint: &str) -> std::result::Result<Channel, String> {
+fn channel(endpoint: &str) -> std::result::Result<Metered, String> {
     let path = endpoint.strip_prefix("unix://").unwrap_or(endpoint);
     if !path.starts_with('/') {
         return Err(format!(
@@ -45,10 +48,10 @@ fn channel(endpoint: &str) -> std::result::Result<Channel, String> {
     let path = PathBuf::from(path);
     // The authority: containerd ≤ 1.6 refuses the socket's path as one.
     let endpoint = Endpoint::from_static("http://localhost").connect_timeout(Duration::from_secs(3));
-    Ok(endpoint.connect_with_connector_lazy(tower::service_fn(move |_: Uri| {
+    Ok(Metered(endpoint.connect_with_connector_lazy(tower::service_fn(move |_: Uri| {
         let path = path.clone();
         async move { Ok::<_, std::io::Error>(TokioIo::new(UnixStream::connect(path).await?)) }
-    })))
+    }))))
 }
 
 impl Cri {

@@ -27,6 +27,7 @@ pub async fn orphans(kubelet: &Shared, seen: Vec<String>) {
         let tasks = kubelet.tasks.clone();
         tasks.spawn("orphan", async move {
             tracing::info!(podUID = uid, "Removing what is left of a pod that is gone");
+            crate::metrics::metrics().orphaned_runtime_pods.inc();
             if let Err(status) = remove(&kubelet, &uid).await {
                 tracing::debug!(podUID = uid, err = %status, "Failed to remove orphan");
                 tokio::time::sleep(Duration::from_secs(2)).await;

@@ -198,6 +198,8 @@ pub async fn ensure(
             let found = kubelet.cri.image_status(&reference, handler).await.ok().flatten();
             let size = found.as_ref().map_or(0, |image| image.size);
             let (took, waited) = (round(began.elapsed()), round(asked.elapsed()));
+            let seconds = &crate::metrics::metrics().image_pull_seconds;
+            seconds.with_label_values(&[size_bucket(size)]).observe(began.elapsed().as_secs_f64());
             event(
                 Kind::Normal,
                 "Pulled",
@@ -227,6 +229,27 @@ pub async fn ensure(
             // Soon after, the state turns from the error to the back-off, as users know it.
             Err(fail(reason, detail, wait.min(Duration::from_secs(2))))
         }
+    }
+}
+
+/// The label for an image's size. Upstream: pkg/kubelet/metrics GetImageSizeBucket
+fn size_bucket(bytes: u64) -> &'static str {
+    const BUCKETS: [(u64, &str); 11] = [
+        (10 << 20, "0-10MB"),
+        (100 << 20, "10MB-100MB"),
+        (500 << 20, "100MB-500MB"),
+        (1 << 30, "500MB-1GB"),
+        (5 << 30, "1GB-5GB"),
+        (10 << 30, "5GB-10GB"),
+        (20 << 30, "10GB-20GB"),
+        (30 << 30, "20GB-30GB"),
+        (40 << 30, "30GB-40GB"),
+        (60 << 30, "40GB-60GB"),
+        (100 << 30, "60GB-100GB"),
+    ];
+    match bytes {
+        0 => "N/A",
+        bytes => BUCKETS.iter().find(|(bound, _)| bytes <= *bound).map_or("GT100GB", |(_, name)| name),
     }
 }
 

@@ -33,6 +33,7 @@ pub mod image;
 pub mod kubelet;
 pub mod lifecycle;
 pub mod logs;
+pub mod metrics;
 pub mod mirror;
 pub mod node;
 pub mod objects;

@@ -38,11 +38,17 @@ pub async fn run(kubelet: Shared) {
     let mut before = Seen::new();
     let mut first = true;
     let mut good = Instant::now();
+    let mut last_began: Option<Instant> = None;
+    let metrics = crate::metrics::metrics();
     loop {
         let began = Instant::now();
+        if let Some(last) = last_began.replace(began) {
+            metrics.pleg_relist_interval_seconds.observe((began - last).as_secs_f64());
+        }
         match look(&kubelet).await {
             Ok(now) => {
                 good = Instant::now();
+                metrics.pleg_last_seen.set(jiff::Timestamp::now().as_second() as f64);
                 if first {
                     let _ = kubelet.node.known_at_start.set(now.keys().cloned().collect());
                 }
@@ -89,6 +95,7 @@ async fn follow_events(kubelet: &Shared, has_events: tokio::sync::watch::Sender<
         match kubelet.cri.events().await {
             Ok(mut stream) => {
                 tracing::info!("Following the runtime's container events");
+                crate::metrics::metrics().evented_pleg_successes.inc();
                 let _ = has_events.send(true);
                 while let Ok(Some(event)) = stream.message().await {
                     let labels = event.pod_sandbox_status.map(|status| status.labels).unwrap_or_default();
@@ -103,7 +110,7 @@ async fn follow_events(kubelet: &Shared, has_events: tokio::sync::watch::Sender<
             }
             // The sender must stay: without one the looks would follow each other without a pause.
             Err(status) if status.code() == tonic::Code::Unimplemented => std::future::pending().await,
-            Err(_) => {}
+            Err(_) => crate::metrics::metrics().evented_pleg_errors.inc(),
         }
         tokio::time::sleep(Duration::from_secs(5)).await;
     }

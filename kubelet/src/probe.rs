@@ -4,6 +4,7 @@
 
 pub mod grpc;
 pub mod http;
+pub mod tally;
 pub mod threshold;
 
 use std::collections::HashMap;
@@ -51,6 +52,7 @@ type Key = (String, Kind);
 pub struct Probes {
     verdicts: RwLock<HashMap<String, Verdicts>>,
     tasks: Mutex<HashMap<String, HashMap<Key, CancellationToken>>>,
+    tallies: Mutex<HashMap<String, tally::Tallies>>,
 }
 
 impl Probes {
@@ -83,6 +85,12 @@ impl Probes {
     pub fn forget(&self, uid: &str) {
         self.stop(uid);
         self.verdicts.write().remove(uid);
+        self.tallies.lock().remove(uid);
+    }
+
+    /// How often the pod's containers were probed, and how it went.
+    pub fn tallies(&self, uid: &str) -> tally::Tallies {
+        self.tallies.lock().get(uid).cloned().unwrap_or_default()
     }
 
     fn note(&self, uid: &str, id: &str, kind: Kind, health: Health) -> bool {
@@ -221,6 +229,7 @@ impl Prober {
         // One failure is tried again at once: a probe is cheap, a restart is not. Upstream: maxProbeRetries.
         const TRIES: u32 = 3;
         let mut outcome = Outcome::Error(String::new());
+        let began = tokio::time::Instant::now();
         for _ in 0..TRIES {
             outcome = check(&self.kubelet, &self.pod, &self.container, &self.probe, &self.id).await;
             if !matches!(outcome, Outcome::Error(_)) {
@@ -228,6 +237,9 @@ impl Prober {
             }
         }
         let word = self.kind.word();
+        let uid = pod::uid(&self.pod).to_owned();
+        let key = (self.container.name.clone(), word);
+        self.kubelet.probes.tallies.lock().entry(uid).or_default().entry(key).or_default().count(&outcome, began.elapsed());
         match &outcome {
             Outcome::Success => {}
             Outcome::Failure(why) => {

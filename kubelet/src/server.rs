@@ -62,7 +62,7 @@ struct Route {
     prefix: &'static str,
     /// Only this very path, not what is below.
     exact: bool,
-    /// What `nodes/<this>` must be allowed; `proxy` always is an alternative.
+    /// What `nodes/<this>` must be allowed; see [`auth::Gate`] for where `proxy` does as well.
     subresource: &'static str,
     /// Gone when `enableDebuggingHandlers` is off.
     debugging: bool,
@@ -133,7 +133,7 @@ pub async fn start(kubelet: &Shared) -> anyhow::Result<()> {
         let this = kubelet.clone();
         serve::serve(&kubelet.tasks, listener, None, move |request: Request<Incoming>| {
             let kubelet = this.clone();
-            async move { dispatch(kubelet, request, true).await }
+            async move { counted(metrics_labels(&request, "readonly"), dispatch(kubelet, request, true)).await }
         })?;
     }
     tracing::info!(address = config.address, port = config.port, "Started to listen");
@@ -174,7 +174,41 @@ async fn handle(kubelet: Shared, gate: &auth::Gate, request: Request<Incoming>) 
     if let Err((code, message)) = gate.check(&kubelet, &request, subresource).await {
         return text(code, message);
     }
-    dispatch(kubelet, request, false).await
+    let labels = metrics_labels(&request, "readwrite");
+    counted(labels, dispatch(kubelet, request, false)).await
+}
+
+/// `long_running`, `method`, `path`, `server_type`. Strangers' paths and methods make no labels of their own.
+fn metrics_labels<B>(request: &Request<B>, server: &'static str) -> [String; 4] {
+    const LONG: [&str; 4] = ["exec", "attach", "portForward", "debug"];
+    let path = request.uri().path();
+    let mut parts = path.trim_start_matches('/').splitn(3, '/');
+    let first = parts.next().unwrap_or("");
+    let shown = match (find(path), first, parts.next()) {
+        (None, ..) => "other".to_owned(),
+        (Some(_), "metrics", Some(second)) => format!("metrics/{second}"),
+        (Some(_), first, _) => first.to_owned(),
+    };
+    let method = match *request.method() {
+        Method::GET | Method::POST | Method::PUT | Method::PATCH | Method::DELETE | Method::HEAD | Method::OPTIONS => {
+            request.method().as_str()
+        }
+        _ => "other",
+    };
+    [LONG.contains(&first).to_string(), method.to_owned(), shown, server.to_owned()]
+}
+
+async fn counted(labels: [String; 4], answer: impl Future<Output = Response<Body>>) -> Response<Body> {
+    let metrics = crate::metrics::metrics();
+    let labels: Vec<&str> = labels.iter().map(String::as_str).collect();
+    let in_flight = metrics.http_in_flight.with_label_values(&labels);
+    in_flight.inc();
+    let began = tokio::time::Instant::now();
+    let answer = answer.await;
+    in_flight.dec();
+    metrics.http_requests.with_label_values(&labels).inc();
+    metrics.http_seconds.with_label_values(&labels).observe(began.elapsed().as_secs_f64());
+    answer
 }
 
 async fn dispatch(kubelet: Shared, request: Request<Incoming>, read_only: bool) -> Response<Body> {
@@ -276,6 +310,12 @@ mod tests {
             ("/", None),
         ] {
             assert_eq!(find(path).map(|route| route.subresource), subresource, "{path}");
+        }
+        for (path, label) in
+            [("/pods", "pods"), ("/metrics/cadvisor", "metrics/cadvisor"), ("/exec/a/b/c", "exec"), ("/nonsense/1", "other")]
+        {
+            let request = Request::get(path).body(()).unwrap();
+            assert_eq!(metrics_labels(&request, "readwrite")[2], label);
         }
         assert_eq!(decode("a%20b+c%2Fd%"), "a b c/d%");
     }

@@ -33,6 +33,8 @@ pub struct Usage {
     pub limit: u64,
     /// Processes in it and below.
     pub processes: u64,
+    /// Bytes in swap.
+    pub swap: u64,
 }
 
 impl Tree {

@@ -84,6 +84,7 @@ pub fn usage(mount: &Path, path: &str) -> Option<Usage> {
         major_faults: keyed(&stat, "total_pgmajfault"),
         limit: number(&file("memory", "memory.limit_in_bytes")).filter(|limit| *limit < UNLIMITED).unwrap_or(0),
         processes: number(&file("pids", "pids.current")).unwrap_or(0),
+        swap: keyed(&stat, "total_swap"),
     })
 }
 

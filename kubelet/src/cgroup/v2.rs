@@ -60,6 +60,7 @@ pub fn usage(mount: &Path, path: &str) -> Option<Usage> {
         major_faults: keyed(&stat, "pgmajfault"),
         limit: number(&dir.join("memory.max")).unwrap_or(0),
         processes: number(&dir.join("pids.current")).unwrap_or(0),
+        swap: number(&dir.join("memory.swap.current")).unwrap_or(0),
     })
 }
 
