@@ -4,8 +4,6 @@
 
 use std::collections::BTreeMap;
 
-use rand::Rng;
-
 use crate::cluster::node_info::{NodeInfo, Placed};
 use crate::cluster::{Cluster, NodeIdx};
 use crate::config::Profile;
@@ -115,6 +113,7 @@ pub struct Rotation {
     pub start: usize,
     scores: Vec<i64>,
     totals: Vec<i64>,
+    heap: Vec<usize>,
 }
 
 impl<'a> Attempt<'a> {
@@ -147,10 +146,10 @@ impl<'a> Attempt<'a> {
     ///
     /// # Errors
     /// Why none will do.
-    pub fn choose(&mut self, rotation: &mut Rotation, rng: &mut impl Rng) -> Result<Choice, Diagnosis> {
+    pub fn choose(&mut self, rotation: &mut Rotation) -> Result<Choice, Diagnosis> {
         let (feasible, evaluated) = self.feasible(rotation)?;
         self.score(&feasible, rotation);
-        let node = feasible[pick(&rotation.totals, rng)];
+        let node = feasible[top(&rotation.totals, &mut rotation.heap)];
         Ok(Choice { node, evaluated, feasible: feasible.len() })
     }
 
@@ -291,20 +290,30 @@ impl<'a> Attempt<'a> {
     }
 }
 
-/// The position of the highest total; among equals any.
-fn pick(totals: &[i64], rng: &mut impl Rng) -> usize {
-    let (mut best, mut ties) = (0, 1);
-    for (at, total) in totals.iter().enumerate().skip(1) {
-        if *total > totals[best] {
-            (best, ties) = (at, 1);
-        } else if *total == totals[best] {
-            ties += 1;
-            if rng.random_range(0..ties) == 0 {
-                best = at;
+/// The position of the highest total. Among equals it is the one that ends on top when the list becomes a heap: the choice is the
+/// same each time, and the same as upstream's, which stopped choosing among equals at random.
+///
+/// Upstream: prioritizeNodes, newSortedNodeScores (container/heap)
+fn top(totals: &[i64], heap: &mut Vec<usize>) -> usize {
+    heap.clear();
+    heap.extend(0..totals.len());
+    for root in (0..totals.len() / 2).rev() {
+        let mut parent = root;
+        loop {
+            let left = 2 * parent + 1;
+            let Some(mut child) = (left < heap.len()).then_some(left) else { break };
+            let right = left + 1;
+            if right < heap.len() && totals[heap[right]] > totals[heap[left]] {
+                child = right;
             }
+            if totals[heap[child]] <= totals[heap[parent]] {
+                break;
+            }
+            heap.swap(parent, child);
+            parent = child;
         }
     }
-    best
+    heap[0]
 }
 
 /// How many feasible nodes are enough to choose from. Upstream: numFeasibleNodesToFind

@@ -10,8 +10,6 @@ use std::sync::Arc;
 
 use component::tasks::Tasks;
 use parking_lot::Mutex;
-use rand::SeedableRng;
-use rand::rngs::SmallRng;
 use tokio::sync::{Notify, Semaphore};
 use tokio::time::Instant;
 
@@ -52,7 +50,6 @@ struct Core {
     cluster: Cluster,
     queue: Queue,
     rotation: Rotation,
-    rng: SmallRng,
 }
 
 /// What came of one try.
@@ -117,7 +114,6 @@ impl Scheduler {
             cluster: Cluster::default(),
             queue: Queue::new(backoff),
             rotation: Rotation::default(),
-            rng: SmallRng::from_os_rng(),
         };
         let profiles = profiles.into_iter().map(|profile| (profile.name.clone(), Arc::new(profile))).collect();
         Self(Arc::new(Shared { core: Mutex::new(core), wake: Notify::new(), stores, profiles, extenders }))
@@ -230,11 +226,11 @@ impl Scheduler {
             core.queue.remove(pod.uid());
             return Some(Step::Skipped);
         }
-        let Core { cluster, queue, rotation, rng } = &mut *core;
+        let Core { cluster, queue, rotation } = &mut *core;
         cluster.refresh();
         let asks = |extender: &Extender| !(extender.filter.is_empty() && extender.prioritize.is_empty());
         let consult = self.0.extenders.iter().any(|extender| asks(extender) && extender.interested(&pod));
-        let (decision, post) = decide(cluster, &self.0.stores, &profile, &pod, rotation, rng, consult);
+        let (decision, post) = decide(cluster, &self.0.stores, &profile, &pod, rotation, consult);
         metrics::ALGORITHM_SECONDS.observe(started.elapsed().as_secs_f64());
         match decision {
             Ok(Found::One(node, plan, evaluated)) => {
@@ -429,7 +425,6 @@ fn decide(
     profile: &Profile,
     pod: &Pod,
     rotation: &mut Rotation,
-    rng: &mut SmallRng,
     consult: bool,
 ) -> (Decision, Option<Outcome>) {
     let mut attempt = match Attempt::begin(cluster, stores, profile, pod) {
@@ -447,7 +442,7 @@ fn decide(
     let found = if consult {
         attempt.rank(rotation).map(Found::Many)
     } else {
-        attempt.choose(rotation, rng).map(|choice| {
+        attempt.choose(rotation).map(|choice| {
             let plan = plan_volumes(cluster, stores, pod, choice.node);
             Found::One(choice.node, plan, (choice.evaluated, choice.feasible))
         })

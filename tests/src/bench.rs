@@ -4,6 +4,7 @@ pub mod api;
 pub mod cluster;
 pub mod load;
 pub mod process;
+pub mod scheduling;
 pub mod server;
 
 /// Prints one row: the measure, our figure, upstream's.

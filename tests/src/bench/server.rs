@@ -121,6 +121,22 @@ impl Server {
         Ok(client::connect::build(config, "rk-bench")?)
     }
 
+    /// A kubeconfig for it, as a file that goes with it.
+    ///
+    /// # Errors
+    /// The file cannot be written.
+    pub fn kubeconfig(&self) -> Result<PathBuf> {
+        let path = self._dir.path().join("kubeconfig");
+        let config = serde_json::json!({
+            "apiVersion": "v1", "kind": "Config", "current-context": "bench",
+            "clusters": [{"name": "bench", "cluster": {"server": self.url, "insecure-skip-tls-verify": true}}],
+            "users": [{"name": "bench", "user": {"token": TOKEN}}],
+            "contexts": [{"name": "bench", "context": {"cluster": "bench", "user": "bench"}}],
+        });
+        std::fs::write(&path, config.to_string())?;
+        Ok(path)
+    }
+
     /// The server's pid.
     pub fn pid(&self) -> u32 {
         self.apiserver.id()

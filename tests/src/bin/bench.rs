@@ -4,10 +4,10 @@
 use std::path::PathBuf;
 
 use anyhow::{Context, Result, ensure};
-use tests::bench::{api, cluster, row};
+use tests::bench::{api, cluster, row, scheduling};
 
 /// The sections, in order: add a file in `tests/src/bench/` and a line here and in `main`.
-const SECTIONS: [&str; 2] = ["api", "cluster"];
+const SECTIONS: [&str; 3] = ["api", "scheduling", "cluster"];
 
 #[tokio::main]
 async fn main() -> Result<()> {
@@ -23,6 +23,7 @@ async fn main() -> Result<()> {
         }
         match section {
             "api" => api::run(&bins).await?,
+            "scheduling" => scheduling::run(&bins).await?,
             _ => cluster::run()?,
         }
     }
