@@ -19,6 +19,17 @@ pub enum Family {
     V6,
 }
 
+impl Family {
+    /// As the kernel numbers it.
+    #[allow(clippy::cast_possible_truncation)] // AF_INET and AF_INET6 are small
+    pub fn number(self) -> u8 {
+        match self {
+            Family::V4 => libc::AF_INET as u8,
+            Family::V6 => libc::AF_INET6 as u8,
+        }
+    }
+}
+
 impl fmt::Display for Family {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {

@@ -257,6 +257,20 @@ impl Socket {
         })
     }
 
+    /// Reads the beginning of a table: what the kernel answers first. For a socket that is not used again.
+    pub fn dump_beginning(self, action: &str, request: Request) -> Result<Vec<Message>, Error> {
+        let sequence = self.send(action, request, NLM_F_DUMP)?;
+        let mut buffer = vec![0; BUFFER];
+        let read = recv(self.fd.as_raw_fd(), &mut buffer, MsgFlags::empty()).map_err(|errno| Error::new(action, errno))?;
+        let (mut rest, mut messages) = (&buffer[..read], Vec::new());
+        while let Some(frame) = Frame::split(&mut rest) {
+            if frame.sequence == sequence && frame.kind > NLMSG_DONE {
+                messages.push(Message { kind: frame.kind, payload: frame.payload.to_vec() });
+            }
+        }
+        Ok(messages)
+    }
+
     /// Sends a transaction; its messages are numbered from 1, and only the last one asks for an answer.
     pub(crate) fn transact(&self, bytes: &[u8], last: u32) -> Result<(), Error> {
         use nix::sys::socket::{setsockopt, sockopt};

@@ -18,12 +18,16 @@ const DELCHAIN: u16 = 5;
 const NEWRULE: u16 = 6;
 const GETRULE: u16 = 7;
 const DELRULE: u16 = 8;
+const GETSET: u16 = 10;
+const DELSET: u16 = 11;
 const NEWSETELEM: u16 = 12;
 const DELSETELEM: u16 = 14;
 
 const TABLE_NAME: u16 = 1;
 const CHAIN_TABLE: u16 = 1;
 const CHAIN_NAME: u16 = 3;
+const SET_TABLE: u16 = 1;
+const SET_NAME: u16 = 2;
 const RULE_TABLE: u16 = 1;
 const RULE_CHAIN: u16 = 2;
 const RULE_HANDLE: u16 = 3;
@@ -154,6 +158,19 @@ impl Batch {
         self.elements(DELSETELEM, 0, table, set, all, write);
     }
 
+    /// Empties a set or map.
+    pub fn flush_set(&mut self, table: &str, set: &str) {
+        self.message(DELSETELEM, 0, |r| {
+            r.attr_str(ELEM_LIST_TABLE, table).attr_str(ELEM_LIST_SET, set);
+        });
+    }
+
+    pub fn delete_set(&mut self, table: &str, set: &str) {
+        self.message(DELSET, 0, |r| {
+            r.attr_str(SET_TABLE, table).attr_str(SET_NAME, set);
+        });
+    }
+
     fn elements<T>(&mut self, kind: u16, flags: u16, table: &str, set: &str, all: &[T], write: impl Fn(&T, &mut Request)) {
         let mut rest = all.iter().peekable();
         while rest.peek().is_some() {
@@ -195,19 +212,40 @@ fn edge() -> [u8; 4] {
 
 /// The names of a table's chains; none when there is no such table.
 pub fn chains(socket: &Socket, family: u8, table: &str) -> Result<Vec<String>, Error> {
-    let request = || Request::new(SUBSYSTEM << 8 | GETCHAIN, 0).body(&[family, 0, 0, 0]);
+    names(socket, family, table, GETCHAIN, CHAIN_NAME)
+}
+
+/// The names of a table's sets and maps; none when there is no such table.
+pub fn sets(socket: &Socket, family: u8, table: &str) -> Result<Vec<String>, Error> {
+    names(socket, family, table, GETSET, SET_NAME)
+}
+
+/// Objects of all kinds have their table's name as the first attribute.
+fn names(socket: &Socket, family: u8, table: &str, kind: u16, name: u16) -> Result<Vec<String>, Error> {
+    let request = || Request::new(SUBSYSTEM << 8 | kind, 0).body(&[family, 0, 0, 0]);
     let mut names = Vec::new();
-    let result = socket.dump_each("list chains", request, |message| {
+    let result = socket.dump_each("list chains or sets", request, |message| {
         let attributes = message.attributes(4);
-        let text = |kind| attributes.get(kind).map(netlink::string);
-        if text(CHAIN_TABLE).as_deref() == Some(table) {
-            names.extend(text(CHAIN_NAME));
+        if attributes.get(CHAIN_TABLE).map(netlink::string).as_deref() == Some(table) {
+            names.extend(attributes.get(name).map(netlink::string));
         }
     });
     match result {
         Err(error) if error.errno == Errno::ENOENT => Ok(Vec::new()),
         other => other.map(|()| names),
     }
+}
+
+/// Whether a chain is there and not empty; as cheap with many rules as with one.
+pub fn has_rules(family: u8, table: &str, chain: &str) -> Result<bool, Error> {
+    let mut request = Request::new(SUBSYSTEM << 8 | GETRULE, 0).body(&[family, 0, 0, 0]);
+    request.attr_str(RULE_TABLE, table).attr_str(RULE_CHAIN, chain);
+    let some = Socket::netfilter()?.dump_beginning("list rules", request)?;
+    Ok(some.iter().any(|message| {
+        let attributes = message.attributes(4);
+        let is = |kind, name: &str| attributes.get(kind).map(netlink::string).as_deref() == Some(name);
+        is(RULE_TABLE, table) && is(RULE_CHAIN, chain)
+    }))
 }
 
 /// A rule as far as it is needed to delete it.

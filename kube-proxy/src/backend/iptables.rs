@@ -207,14 +207,15 @@ impl Backend for IptablesBackend {
     }
 
     fn verify(&mut self) -> Result<bool, SyncError> {
-        for table in ["nat", "filter"] {
-            if !self.iptables.chain_exists(table, frame::CANARY).map_err(|error| self.failed(&error))? {
-                return Ok(false);
-            }
-        }
-        // Emptied but not removed: these two are never empty.
-        for chain in ["KUBE-SERVICES", "KUBE-POSTROUTING"] {
-            if !self.iptables.chain_has_rules("nat", chain).map_err(|error| self.failed(&error))? {
+        let family = self.settings.family;
+        // Never empty, and emptied by whoever flushes the table.
+        for (table, chain) in [("nat", "KUBE-SERVICES"), ("nat", "KUBE-POSTROUTING"), ("filter", "KUBE-FORWARD")] {
+            let there = if self.kernel.is_some() {
+                native::has_rules(family, table, chain).map_err(|error| SyncError { family, message: error.to_string() })?
+            } else {
+                self.iptables.chain_has_rules(table, chain).map_err(|error| self.failed(&error))?
+            };
+            if !there {
                 return Ok(false);
             }
         }

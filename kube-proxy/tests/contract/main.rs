@@ -131,9 +131,17 @@ fn a_client_with_affinity_stays_with_its_endpoint() {
         lab.set(&service("web", spec), &["p1", "p2", "remote"]);
         let target = lab.at(lab.vip(5), 80);
         let first = lab.tcp("p3", &target).server();
-        for _ in 0..15 {
-            assert_eq!(lab.tcp("p3", &target).server(), first, "{}", lab.title());
-        }
+        let stays = |when: &str| {
+            for _ in 0..15 {
+                assert_eq!(lab.tcp("p3", &target).server(), first, "{} {when}", lab.title());
+            }
+        };
+        stays("");
+        lab.sync(Scope::All);
+        stays("after a full sync");
+        lab.restart();
+        lab.sync(Scope::All);
+        stays("after a restart");
     });
 }
 

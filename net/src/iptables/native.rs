@@ -427,17 +427,9 @@ impl From<Error> for Failure {
     }
 }
 
-#[allow(clippy::cast_possible_truncation)] // AF_INET and AF_INET6 are small
-fn address_family(family: Family) -> u8 {
-    match family {
-        Family::V4 => libc::AF_INET as u8,
-        Family::V6 => libc::AF_INET6 as u8,
-    }
-}
-
 /// Applies a batch as one transaction. Declared chains are emptied first, as `iptables-restore --noflush` does.
 pub fn apply(socket: &Socket, family: Family, input: &str) -> Result<(), Failure> {
-    let mut batch = Batch::new(address_family(family));
+    let mut batch = Batch::new(family.number());
     let mut table = "";
     let mut handles: HashMap<(&str, &str), HashMap<u64, Vec<u64>>> = HashMap::new();
     for line in input.lines() {
@@ -457,7 +449,7 @@ pub fn apply(socket: &Socket, family: Family, input: &str) -> Result<(), Failure
                     std::collections::hash_map::Entry::Occupied(known) => known.into_mut(),
                     std::collections::hash_map::Entry::Vacant(place) => {
                         let mut known: HashMap<u64, Vec<u64>> = HashMap::new();
-                        for rule in nft::rules(socket, address_family(family), table, chain)? {
+                        for rule in nft::rules(socket, family.number(), table, chain)? {
                             if let Some(digest) = digest_of(&rule.user_data) {
                                 known.entry(digest).or_default().push(rule.handle);
                             }
@@ -480,12 +472,17 @@ pub fn apply(socket: &Socket, family: Family, input: &str) -> Result<(), Failure
 
 /// The names of a table's chains.
 pub fn chains(socket: &Socket, family: Family, table: &str) -> Result<Vec<String>, Error> {
-    nft::chains(socket, address_family(family), table)
+    nft::chains(socket, family.number(), table)
+}
+
+/// Whether a chain is there and not empty.
+pub fn has_rules(family: Family, table: &str, chain: &str) -> Result<bool, Error> {
+    nft::has_rules(family.number(), table, chain)
 }
 
 /// Makes chains that are not there; those that are keep their rules.
 pub fn ensure_chains(socket: &Socket, family: Family, table: &str, names: &[&str]) -> Result<(), Error> {
-    let mut batch = Batch::new(address_family(family));
+    let mut batch = Batch::new(family.number());
     batch.add_table(table);
     for name in names {
         batch.add_chain(table, name);

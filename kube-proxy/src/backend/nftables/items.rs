@@ -26,22 +26,17 @@ pub enum Shared {
     Element(&'static str, String),
 }
 
-/// How many Services use each shared thing.
+/// How many Services use each shared thing. Changes count for readers at once, and for good only when they are kept.
 #[derive(Debug, Default)]
 pub struct Counts {
     base: HashMap<Shared, usize>,
     changed: HashMap<Shared, usize>,
-    origin: Option<HashMap<Shared, usize>>,
 }
 
 impl Counts {
-    /// A view of the counts whose changes are merged only when they have been applied.
-    pub fn clone_for_change(&self) -> Self {
-        Self { base: HashMap::new(), changed: HashMap::new(), origin: Some(self.base.clone()) }
-    }
-
-    pub fn merge(&mut self, change: Self) {
-        for (shared, count) in change.changed {
+    /// The kernel has the changes.
+    pub fn keep(&mut self) {
+        for (shared, count) in self.changed.drain() {
             if count == 0 {
                 self.base.remove(&shared);
             } else {
@@ -50,16 +45,26 @@ impl Counts {
         }
     }
 
+    /// What somebody uses.
+    pub fn used(&self) -> impl Iterator<Item = &Shared> {
+        let unchanged = self.base.keys().filter(|shared| !self.changed.contains_key(*shared));
+        unchanged.chain(self.changed.iter().filter(|(_, count)| **count > 0).map(|(shared, _)| shared))
+    }
+
     fn get(&self, shared: &Shared) -> usize {
-        let changed = self.changed.get(shared);
-        let origin = || self.origin.as_ref().unwrap_or(&self.base).get(shared);
-        changed.or_else(origin).copied().unwrap_or(0)
+        self.changed.get(shared).or_else(|| self.base.get(shared)).copied().unwrap_or(0)
     }
 
     fn set(&mut self, shared: &Shared, count: usize) {
-        let target = if self.origin.is_some() { &mut self.changed } else { &mut self.base };
-        target.insert(shared.clone(), count);
+        self.changed.insert(shared.clone(), count);
     }
+}
+
+/// A change of elements only.
+#[derive(Debug, Default)]
+pub struct Elements {
+    pub deleted: BTreeMap<String, Vec<String>>,
+    pub added: BTreeMap<String, Vec<(String, String)>>,
 }
 
 /// A transaction in the making. Its parts are written in an order in which every name exists when it is used.
@@ -69,7 +74,7 @@ pub struct Change {
     added_chains: String,
     rules: String,
     deleted_elements: BTreeMap<String, Vec<String>>,
-    added_elements: BTreeMap<String, Vec<String>>,
+    added_elements: BTreeMap<String, Vec<(String, String)>>,
     emptied_chains: String,
     deleted_chains: String,
     deleted_sets: String,
@@ -108,10 +113,6 @@ impl Change {
         let family = self.family;
         for (name, definition) in &new.sets {
             if old.sets.get(name) != Some(definition) {
-                if old.sets.contains_key(name) {
-                    // Another timeout: the old set goes first, with the chains that use it, at the end of this change.
-                    let _ = writeln!(self.emptied_chains, "flush set {family} {TABLE} {name}");
-                }
                 let _ = writeln!(self.added_sets, "add set {family} {TABLE} {name} {definition}");
                 self.count += 1;
             }
@@ -119,13 +120,13 @@ impl Change {
         for (name, rules) in &new.chains {
             match old.chains.get(name) {
                 Some(had) if had == rules => continue,
-                Some(_) => {
-                    let _ = writeln!(self.added_chains, "flush chain {family} {TABLE} {name}");
-                }
+                Some(_) => {}
                 None => {
                     let _ = writeln!(self.added_chains, "add chain {family} {TABLE} {name}");
                 }
             }
+            // Also a new one: an earlier process may have left it.
+            let _ = writeln!(self.added_chains, "flush chain {family} {TABLE} {name}");
             for rule in rules {
                 let _ = writeln!(self.rules, "add rule {family} {TABLE} {name} {rule}");
             }
@@ -133,7 +134,7 @@ impl Change {
         }
         for (place, rest) in &new.elements {
             if old.elements.get(place) != Some(rest) {
-                self.added_elements.entry(place.0.clone()).or_default().push(format!("{}{rest}", place.1));
+                self.added_elements.entry(place.0.clone()).or_default().push((place.1.clone(), rest.clone()));
                 self.count += 1;
             }
         }
@@ -168,6 +169,45 @@ impl Change {
         self.count += 1;
     }
 
+    /// The change, if it is one of elements only: set → (key, rest) to delete and to add.
+    pub fn only_elements(&self) -> Option<Elements> {
+        let texts =
+            [&self.added_sets, &self.added_chains, &self.rules, &self.emptied_chains, &self.deleted_chains, &self.deleted_sets];
+        let structure = texts.iter().any(|text| !text.is_empty())
+            || self
+                .used
+                .iter()
+                .any(|(shared, (before, now))| matches!(shared, Shared::Balance(_)) && (*before == 0) != (*now == 0));
+        if structure {
+            return None;
+        }
+        let mut all = Elements { deleted: self.deleted_elements.clone(), added: self.added_elements.clone() };
+        for (shared, (before, now)) in &self.used {
+            let Shared::Element(set, key) = shared else { continue };
+            match (*before, *now) {
+                (0, 1..) => all.added.entry((*set).to_owned()).or_default().push((key.clone(), String::new())),
+                (1.., 0) => all.deleted.entry((*set).to_owned()).or_default().push(key.clone()),
+                _ => {}
+            }
+        }
+        Some(all)
+    }
+
+    /// Only what elements lead to: sets, chains and their rules. nft cannot add a map of `endpoints-N` that is `present`.
+    pub fn write_structure(self, present: &[String], out: &mut String) {
+        let family = self.family;
+        out.push_str(&self.added_sets);
+        out.push_str(&self.added_chains);
+        for (shared, (before, now)) in &self.used {
+            if let (Shared::Balance(count), 0, 1..) = (shared, *before, *now)
+                && !present.contains(&format!("balance-{count}"))
+            {
+                out.push_str(&balance(family, *count));
+            }
+        }
+        out.push_str(&self.rules);
+    }
+
     /// The whole as nft commands.
     pub fn write(mut self, out: &mut String) {
         let family = self.family;
@@ -179,7 +219,9 @@ impl Change {
                     let _ = writeln!(self.deleted_chains, "delete chain {family} {TABLE} balance-{count}");
                     let _ = writeln!(self.deleted_sets, "delete map {family} {TABLE} endpoints-{count}");
                 }
-                Shared::Element(set, key) if appears => self.added_elements.entry(set.to_owned()).or_default().push(key),
+                Shared::Element(set, key) if appears => {
+                    self.added_elements.entry(set.to_owned()).or_default().push((key, String::new()));
+                }
                 Shared::Element(set, key) if goes => self.deleted_elements.entry(set.to_owned()).or_default().push(key),
                 _ => {}
             }
@@ -187,8 +229,13 @@ impl Change {
         out.push_str(&self.added_sets);
         out.push_str(&self.added_chains);
         out.push_str(&self.rules);
-        elements(out, "delete", family, &self.deleted_elements);
-        elements(out, "add", family, &self.added_elements);
+        for (set, keys) in &self.deleted_elements {
+            let _ = writeln!(out, "delete element {family} {TABLE} {set} {{ {} }}", keys.join(", "));
+        }
+        for (set, elements) in &self.added_elements {
+            let elements: Vec<String> = elements.iter().map(|(key, rest)| format!("{key}{rest}")).collect();
+            let _ = writeln!(out, "add element {family} {TABLE} {set} {{ {} }}", elements.join(", "));
+        }
         // All are emptied before any is deleted: they lead to each other.
         out.push_str(&self.emptied_chains);
         out.push_str(&self.deleted_chains);
@@ -196,14 +243,8 @@ impl Change {
     }
 }
 
-fn elements(out: &mut String, verb: &str, family: &str, all: &BTreeMap<String, Vec<String>>) {
-    for (set, elements) in all {
-        let _ = writeln!(out, "{verb} element {family} {TABLE} {set} {{ {} }}", elements.join(", "));
-    }
-}
-
 /// The chain and map for Services with so many endpoints.
-fn balance(family: &str, count: usize) -> String {
+pub fn balance(family: &str, count: usize) -> String {
     let key = format!("{family} daddr . meta l4proto . th dport . numgen random mod {count}");
     format!(
         "add map {family} {TABLE} endpoints-{count} {{ typeof {key} : {family} daddr . th dport; }}\n\

@@ -21,15 +21,21 @@ fn chain_name(kind: &str, port: &ServicePort) -> String {
     format!("{kind}-{hash}-{}/{}/{}{name}", port.service.namespace, port.service.name, port.protocol.lower())
 }
 
+/// The name tells the timeout: a set cannot change its own, and one with the same name is as good as it was.
 fn affinity_set(port: &ServicePort, endpoint: SocketAddr) -> String {
+    format!("affinity-{}-{}", port.affinity.unwrap_or_default(), endpoint_name(port, endpoint))
+}
+
+fn endpoint_name(port: &ServicePort, endpoint: SocketAddr) -> String {
     let address = endpoint.ip().to_string().replace(':', ".");
     format!(
-        "affinity-{}-{}/{}/{}",
+        "{}-{}/{}/{}__{address}/{}",
         &service_hash(port)[..HASH_LENGTH],
         port.service.namespace,
         port.service.name,
-        port.protocol.lower()
-    ) + &format!("__{address}/{}", endpoint.port())
+        port.protocol.lower(),
+        endpoint.port()
+    )
 }
 
 fn target(endpoint: SocketAddr) -> String {
@@ -156,7 +162,7 @@ fn add_balancing_chains(settings: &Settings, portal: &Portal, cluster: &str, loc
 }
 
 fn endpoint_chain(port: &ServicePort, endpoint: SocketAddr) -> String {
-    affinity_set(port, endpoint).replacen("affinity-", "endpoint-", 1)
+    format!("endpoint-{}", endpoint_name(port, endpoint))
 }
 
 fn external_rules(settings: &Settings, portal: &Portal, cluster: &str, local: &str) -> Vec<String> {
