@@ -25,6 +25,8 @@ use crate::table::Served;
 pub struct Allocators {
     cidrs: Vec<IpNet>,
     ports: (u16, u16),
+    /// Changes of the ports' bitmap by this server, one after the other: they would only fail each other's compare-and-swap.
+    port_turn: tokio::sync::Mutex<()>,
 }
 
 /// What was allocated for a request that is not stored yet.
@@ -69,7 +71,7 @@ impl Allocators {
     /// No range of addresses.
     pub fn new(config: &Config) -> anyhow::Result<Self> {
         anyhow::ensure!(!config.service_cidrs.is_empty(), "--service-cluster-ip-range must be specified");
-        Ok(Self { cidrs: config.service_cidrs.clone(), ports: config.node_ports })
+        Ok(Self { cidrs: config.service_cidrs.clone(), ports: config.node_ports, port_turn: tokio::sync::Mutex::default() })
     }
 
     /// The ranges of addresses, the primary one first.

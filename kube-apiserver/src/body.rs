@@ -34,6 +34,21 @@ impl Body {
         Self::Held(Box::new(self), Box::new(guard))
     }
 
+    /// The same body in one piece, read to its end; what comes from a proxied server stays as it is.
+    pub async fn gathered(self) -> Self {
+        use futures::StreamExt as _;
+        match self {
+            Self::Stream(mut pieces) => {
+                let mut all = Vec::new();
+                while let Some(piece) = pieces.next().await {
+                    all.extend_from_slice(&piece);
+                }
+                Self::from(all)
+            }
+            other => other,
+        }
+    }
+
     /// A stream of pieces.
     pub fn stream(pieces: impl Stream<Item = Bytes> + Send + 'static) -> Self {
         Self::Stream(Box::pin(pieces))

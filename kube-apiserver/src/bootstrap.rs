@@ -3,7 +3,9 @@
 //!
 //! Upstream: pkg/controlplane/{instance.go,controller}, pkg/registry/rbac/rest, pkg/registry/scheduling/rest
 
+mod api_services;
 mod endpoints;
+pub(crate) mod flow;
 mod lease;
 
 use std::collections::HashMap;
@@ -91,6 +93,7 @@ impl Call {
             user: Arc::new(User::new("system:apiserver", &[MASTERS, auth::user::AUTHENTICATED])),
             body: None,
             upgrade: None,
+            audit: None,
             warnings: Vec::new(),
             now: Timestamp::now(),
         }
@@ -133,11 +136,33 @@ pub(crate) async fn change(
     name: &str,
     make: impl Fn(&Value) -> Value + Send + Sync,
 ) -> Result<Value, Status> {
+    change_part(server, (group, plural, ""), namespace, name, make).await
+}
+
+/// Changes the status of a cluster-scoped object.
+pub(crate) async fn change_status(
+    server: &Arc<Server>,
+    group: &str,
+    plural: &str,
+    name: &str,
+    make: impl Fn(&Value) -> Value + Send + Sync,
+) -> Result<Value, Status> {
+    change_part(server, (group, plural, "status"), "", name, make).await
+}
+
+async fn change_part(
+    server: &Arc<Server>,
+    (group, plural, subresource): (&str, &str, &str),
+    namespace: &str,
+    name: &str,
+    make: impl Fn(&Value) -> Value + Send + Sync,
+) -> Result<Value, Status> {
     let table = server.table.load_full();
     let served = table.any_version(group, plural).cloned().ok_or_else(|| Status::internal(format!("{plural} are not served")))?;
     let mut call = Call::internal(server, &served, "update", namespace, name);
+    subresource.clone_into(&mut call.info.subresource);
     let options = own_options();
-    let change = Change { served: &served, namespace, name, subresource: "", options: &options, create: false, bare: false };
+    let change = Change { served: &served, namespace, name, subresource, options: &options, create: false, bare: false };
     let written =
         write::change(&mut call, &change, |_, old| old.map(&make).ok_or_else(|| Status::not_found(group, plural, name))).await?;
     Ok(written.object)
@@ -172,6 +197,8 @@ pub async fn run(server: Arc<Server>) {
     let tasks = server.tasks.clone();
     tasks.spawn("service-repair", repair::run(server.clone()));
     tasks.spawn("identity-lease", lease::run(server.clone()));
+    tasks.spawn("priority-and-fairness", flow::run(server.clone()));
+    tasks.spawn("api-services", api_services::run(server.clone()));
     endpoints::run(server).await;
 }
 
@@ -199,6 +226,8 @@ async fn defaults(server: &Arc<Server>) -> Result<(), Status> {
     all(classes.into_iter().map(|object| ensure(server, "scheduling.k8s.io", "priorityclasses", object).boxed()).collect())
         .await?;
     rbac(server).await?;
+    flow::defaults(server).await?;
+    api_services::keep(server).await?;
     config_maps(server).await?;
     endpoints::service(server).await
 }

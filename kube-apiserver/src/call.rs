@@ -12,6 +12,7 @@ use hyper::body::Incoming;
 use jiff::Timestamp;
 use registry::resource::Context;
 
+use crate::audit::Record;
 use crate::cache::resource::ResourceCache;
 use crate::negotiate::{self, Accept, Offers};
 use crate::request_info::{Query, RequestInfo};
@@ -44,6 +45,8 @@ pub struct Call {
     pub body: Option<Incoming>,
     /// The connection's side of an upgrade, until taken.
     pub upgrade: Option<hyper::upgrade::OnUpgrade>,
+    /// The request's audit.
+    pub audit: Option<Arc<Record>>,
     /// Texts for Warning headers.
     pub warnings: Vec<String>,
     /// When it came.
@@ -77,7 +80,12 @@ impl Call {
     /// 413 where it is larger than [`MAX_BODY`], 400 where it breaks off.
     pub async fn read_body(&mut self) -> Result<Bytes, Status> {
         let Some(body) = self.body.take() else { return Ok(Bytes::new()) };
-        read_body(body).await
+        let bytes = read_body(body).await?;
+        if let Some(audit) = &self.audit {
+            // Patches are JSON or YAML whatever their type is called.
+            audit.request(&bytes, negotiate::content_type(&self.headers).unwrap_or(negotiate::Encoding::Yaml));
+        }
+        Ok(bytes)
     }
 
     /// What strategies want to know.

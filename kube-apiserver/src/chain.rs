@@ -1,11 +1,13 @@
 //! The handler chain: what every request goes through, in order.
 //!
-//! 1. panic guard  2. audit id  3. request info  4. authentication  5. timeouts  6. impersonation  7. limits  8. authorization
-//! 9. routing  10. Warning headers, metrics, log
+//! 1. panic guard  2. audit id  3. request info  4. authentication, audit begins  5. timeouts  6. impersonation
+//! 7. priority and fairness  8. authorization  9. routing  10. audit ends, gzip, headers, metrics, log
+
+mod cors;
 
 use std::net::SocketAddr;
 use std::panic::AssertUnwindSafe;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use api::status::Status;
@@ -13,14 +15,17 @@ use auth::authn::x509::Peer;
 use auth::authz::{Attributes, Authorizers};
 use auth::user::User;
 use futures::FutureExt;
-use http::header::{HeaderName, HeaderValue, WARNING};
+use http::header::{HeaderName, HeaderValue, STRICT_TRANSPORT_SECURITY, WARNING};
 use http::{Method, Request};
 use hyper::body::Incoming;
 use jiff::Timestamp;
 use tokio::sync::SemaphorePermit;
 use uuid::Uuid;
 
+use crate::audit::{Record, Seen, Stage};
 use crate::call::{Response, not_allowed};
+use crate::compress;
+use crate::flow::{Schema, Seat};
 use crate::metrics::{self, Labels};
 use crate::negotiate::{self, Accept, Offers, Shape};
 use crate::reply;
@@ -29,6 +34,8 @@ use crate::route;
 use crate::server::Server;
 
 const AUDIT_ID: HeaderName = HeaderName::from_static("audit-id");
+const FLOW_SCHEMA: HeaderName = HeaderName::from_static("x-kubernetes-pf-flowschema-uid");
+const PRIORITY_LEVEL: HeaderName = HeaderName::from_static("x-kubernetes-pf-prioritylevel-uid");
 const CACHE_CONTROL: HeaderName = HeaderName::from_static("cache-control");
 /// Longest wait for a slot before a request is turned away. Upstream queues about as long.
 const SLOT_WAIT: Duration = Duration::from_secs(15);
@@ -46,25 +53,52 @@ pub async fn handle(server: Arc<Server>, peer: Arc<Peer>, address: SocketAddr, r
         .cloned()
         .unwrap_or_else(|| HeaderValue::from_str(&Uuid::new_v4().to_string()).unwrap_or(HeaderValue::from_static("")));
     let dry_run = if query.has("dryRun") { "All" } else { "" };
+    let gzip = method == Method::GET && info.verb != "watch" && compress::accepted(request.headers());
+    let origin = cors::allowed(&server.config.cors_origins, request.headers());
+    if let Some(origin) = &origin
+        && method == Method::OPTIONS
+    {
+        return cors::preflight(origin);
+    }
+    let notes = Notes { id: audit_id.to_str().unwrap_or("").to_owned(), ..Notes::default() };
     let known = is_known(&server, &info);
     let labels = labels_of(&info, &method, dry_run, known);
     let verb_label = labels.verb;
     let long = info.is_long_running();
     let gauge = long.then(|| metrics::LongRunning::begin(&labels));
 
-    let guarded = AssertUnwindSafe(admitted(server, peer, address, request, &info, query)).catch_unwind().await;
+    let guarded = AssertUnwindSafe(admitted(server.clone(), peer, address, request, &info, query, &notes)).catch_unwind().await;
     let mut response = match guarded {
         Ok(Ok(response)) => response,
         Ok(Err(status)) => reply::status(&status, accept),
         Err(_) => {
             metrics::panicked(verb_label);
             tracing::error!(path = info.path, "A request panicked");
+            if let Some(audit) = notes.audit.get() {
+                audit.emit(Stage::Panic);
+            }
             reply::status(&Status::internal("the server panicked while answering this request"), accept)
         }
     };
+    if let Some(audit) = notes.audit.get() {
+        response = audit.answered(response, long).await;
+    }
+    if gzip && !long {
+        response = compress::compress(response).await;
+    }
     let headers = response.headers_mut();
     headers.insert(AUDIT_ID, audit_id);
     headers.entry(CACHE_CONTROL).or_insert(HeaderValue::from_static("no-cache, private"));
+    if let Some(schema) = notes.schema.get() {
+        headers.insert(FLOW_SCHEMA, schema.uid.clone());
+        headers.insert(PRIORITY_LEVEL, schema.level.uid.clone());
+    }
+    if let Some(value) = server.config.strict_transport_security.as_deref().and_then(|text| HeaderValue::from_str(text).ok()) {
+        headers.insert(STRICT_TRANSPORT_SECURITY, value);
+    }
+    if let Some(origin) = &origin {
+        cors::mark(headers, origin);
+    }
     let took = started.elapsed();
     let labels = labels_of(&info, &method, dry_run, known);
     metrics::request(&labels, response.status().as_u16(), took, long);
@@ -74,6 +108,15 @@ pub async fn handle(server: Arc<Server>, peer: Arc<Peer>, address: SocketAddr, r
         Some(gauge) => response.map(|body| body.hold(gauge)),
         None => response,
     }
+}
+
+/// What the steps leave for the answer's way back.
+#[derive(Default)]
+struct Notes {
+    /// `Audit-ID`.
+    id: String,
+    audit: OnceLock<Arc<Record>>,
+    schema: OnceLock<Arc<Schema>>,
 }
 
 /// Errors go out in the encoding the client accepts, as JSON where it accepts none.
@@ -89,14 +132,28 @@ async fn admitted(
     mut request: Request<Incoming>,
     info: &RequestInfo,
     query: Query,
+    notes: &Notes,
 ) -> Result<Response, Status> {
     let now = Timestamp::now();
-    let user = authenticate(&server, &peer, &mut request, info, now)?;
+    let authenticated = authenticate(&server, &peer, &mut request, info, now);
+    if let Some(audit) = &server.audit {
+        let uri = request.uri().path_and_query().map_or_else(String::new, ToString::to_string);
+        let seen = Seen { info, headers: request.headers(), uri, address, id: notes.id.clone(), at: now };
+        if let Some(record) = audit.begin(&seen, authenticated.as_deref().ok()) {
+            request.extensions_mut().insert(record.clone());
+            let _ = notes.audit.set(record);
+        }
+    }
+    let own = authenticated?;
     let timeout = timeout(&server, info, &query)?;
-    let user = impersonate(&server, user, &mut request)?;
+    let user = impersonate(&server, own.clone(), &mut request)?;
+    let audit = notes.audit.get();
+    if let Some(audit) = audit.filter(|_| !Arc::ptr_eq(&own, &user)) {
+        audit.impersonated(&user);
+    }
     let work = async {
-        let _slot = slot(&server, info, &user).await?;
-        authorize(&server, info, &query, &user)?;
+        let _slot = slot(&server, info, &user, notes).await?;
+        authorize(&server, info, &query, &user, audit)?;
         route::route(&server, request, info.clone(), query.clone(), user.clone(), address, now).await
     };
     match timeout {
@@ -153,6 +210,7 @@ fn impersonate(server: &Server, user: Arc<User>, request: &mut Request<Incoming>
 /// Counts a request while it is served.
 struct Slot<'a> {
     _permit: Option<SemaphorePermit<'a>>,
+    _seat: Option<Seat>,
     kind: &'static str,
 }
 
@@ -162,29 +220,41 @@ impl Drop for Slot<'_> {
     }
 }
 
-async fn slot<'a>(server: &'a Server, info: &RequestInfo, user: &User) -> Result<Option<Slot<'a>>, Status> {
-    if info.is_long_running() || !info.is_resource {
+async fn slot<'a>(server: &'a Server, info: &RequestInfo, user: &User, notes: &Notes) -> Result<Option<Slot<'a>>, Status> {
+    // Watches are counted while they begin; what else lasts has no end that could be waited for.
+    if info.is_long_running() && info.verb != "watch" {
         return Ok(None);
     }
     let reads = matches!(info.verb.as_str(), "get" | "list" | "watch");
-    let (limit, kind) = if reads { (&server.limits.reading, "readOnly") } else { (&server.limits.writing, "mutating") };
-    let permit = match limit {
+    let kind = if reads { "readOnly" } else { "mutating" };
+    let (mut permit, mut seat) = (None, None);
+    if server.config.priority_and_fairness {
+        if let Some(schema) = server.flow.classify(&server.caches, info, user) {
+            let entered = server.flow.enter(&schema, info, user).await;
+            let _ = notes.schema.set(schema);
+            seat = entered?;
+        }
+    } else if info.is_resource && info.verb != "watch" {
+        let limit = if reads { &server.limits.reading } else { &server.limits.writing };
         // Masters are never turned away: they must be able to repair an overloaded cluster.
-        Some(limit) if !user.in_group(auth::user::MASTERS) => match tokio::time::timeout(SLOT_WAIT, limit.acquire()).await {
-            Ok(Ok(permit)) => Some(permit),
-            _ => {
-                return Err(Status::too_many_requests("Too many requests, please try again later.", 1));
-            }
-        },
-        _ => None,
-    };
+        if let Some(limit) = limit.as_ref().filter(|_| !user.in_group(auth::user::MASTERS)) {
+            permit = match tokio::time::timeout(SLOT_WAIT, limit.acquire()).await {
+                Ok(Ok(permit)) => Some(permit),
+                _ => return Err(Status::too_many_requests("Too many requests, please try again later.", 1)),
+            };
+        }
+    }
     metrics::in_flight(kind, 1);
-    Ok(Some(Slot { _permit: permit, kind }))
+    Ok(Some(Slot { _permit: permit, _seat: seat, kind }))
 }
 
-fn authorize(server: &Server, info: &RequestInfo, query: &Query, user: &User) -> Result<(), Status> {
+fn authorize(server: &Server, info: &RequestInfo, query: &Query, user: &User, audit: Option<&Arc<Record>>) -> Result<(), Status> {
     let attributes = attributes(info, query, user);
     let decision = server.authorizers.authorize(&attributes);
+    if let Some(audit) = audit {
+        audit.annotate("authorization.k8s.io/decision", if decision.allowed() { "allow" } else { "forbid" });
+        audit.annotate("authorization.k8s.io/reason", decision.reason());
+    }
     if decision.allowed() { Ok(()) } else { Err(Authorizers::forbidden(&attributes, &decision)) }
 }
 

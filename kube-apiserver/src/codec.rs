@@ -28,7 +28,7 @@ pub fn stored_json(value: &[u8]) -> Result<Cow<'_, [u8]>, String> {
         return Ok(Cow::Owned(object.to_string().into_bytes()));
     }
     if value.starts_with(b"k8s:enc:") {
-        return Err("encrypted at rest: --encryption-provider-config is not yet supported".into());
+        return Err("encrypted at rest, and no key of --encryption-provider-config fits".into());
     }
     Ok(Cow::Borrowed(value))
 }

@@ -20,8 +20,10 @@ use component::tasks::Tasks;
 use component::tls::{self, Serving};
 use ipnet::IpNet;
 
+use crate::audit::{AuditConfig, log::LogOptions};
 use crate::options::Options;
 use crate::storage::EtcdConfig;
+use crate::tls as tls_flags;
 
 /// A client certificate and its key, as files.
 pub type Pair = (PathBuf, PathBuf);
@@ -42,6 +44,26 @@ pub struct Config {
     /// What the `kubernetes` Service leads to.
     pub advertise_address: IpAddr,
     tls: Option<Pair>,
+    /// `--tls-*` beyond the certificate.
+    pub tls_settings: tls_flags::Settings,
+    /// See the flag.
+    pub http2: bool,
+    /// Requests at once on one connection of HTTP/2; 0: the default.
+    pub http2_max_streams: u32,
+    /// Whether others may listen on the same port.
+    pub share_port: bool,
+    /// What clients are told to reach the server by.
+    pub external_hostname: Option<String>,
+    /// The value of the Strict-Transport-Security header.
+    pub strict_transport_security: Option<String>,
+    /// Origins that browsers may call from.
+    pub cors_origins: Vec<regex::Regex>,
+    /// See the flag.
+    pub goaway_chance: f64,
+    /// Whether requests are sorted into priority levels.
+    pub priority_and_fairness: bool,
+    /// What is audited, and where it goes.
+    pub audit: Option<AuditConfig>,
     client_ca: Option<PathBuf>,
     request_header: Option<(PathBuf, [Vec<String>; 5])>,
     token_file: Option<PathBuf>,
@@ -114,9 +136,17 @@ impl TryFrom<Options> for Config {
             cert_dir: _,
             tls_cert_file,
             tls_private_key_file,
-            tls_cipher_suites: _,
+            tls_cipher_suites,
             tls_min_version,
-            external_hostname: _,
+            tls_curve_preferences,
+            tls_sni_cert_key,
+            disable_http2_serving,
+            http2_max_streams_per_connection,
+            permit_address_sharing: _,
+            permit_port_sharing,
+            external_hostname,
+            strict_transport_security_directives,
+            cors_allowed_origins,
             etcd_servers,
             etcd_prefix,
             etcd_cafile,
@@ -129,12 +159,27 @@ impl TryFrom<Options> for Config {
             etcd_db_metric_poll_interval: _,
             storage_backend,
             storage_media_type: _,
-            watch_cache: _,
+            watch_cache,
             watch_cache_sizes: _,
             lease_reuse_duration_seconds: _,
             delete_collection_workers: _,
             enable_garbage_collector: _,
             event_ttl,
+            encryption_provider_config,
+            encryption_provider_config_automatic_reload,
+            audit_policy_file,
+            audit_log_path,
+            audit_log_format,
+            audit_log_version,
+            audit_log_mode,
+            audit_log_maxage,
+            audit_log_maxbackup,
+            audit_log_maxsize,
+            audit_log_compress,
+            audit_log_batch_buffer_size,
+            audit_log_truncate_enabled,
+            audit_log_truncate_max_event_size,
+            audit_log_truncate_max_batch_size: _,
             client_ca_file,
             token_auth_file,
             enable_bootstrap_token_auth,
@@ -163,11 +208,11 @@ impl TryFrom<Options> for Config {
             allow_privileged,
             max_requests_inflight,
             max_mutating_requests_inflight,
-            enable_priority_and_fairness: _,
+            enable_priority_and_fairness,
             request_timeout,
             min_request_timeout,
             shutdown_delay_duration,
-            goaway_chance: _,
+            goaway_chance,
             livez_grace_period: _,
             profiling: _,
             kubelet_certificate_authority,
@@ -175,8 +220,8 @@ impl TryFrom<Options> for Config {
             kubelet_client_key,
             kubelet_preferred_address_types,
             kubelet_timeout,
-            proxy_client_cert_file: _,
-            proxy_client_key_file: _,
+            proxy_client_cert_file,
+            proxy_client_key_file,
             service_cluster_ip_range,
             service_node_port_range,
             endpoint_reconciler_type,
@@ -184,12 +229,33 @@ impl TryFrom<Options> for Config {
         } = options;
         ensure!(!etcd_servers.is_empty(), "--etcd-servers must be specified");
         ensure!(matches!(storage_backend.as_str(), "" | "etcd3"), "--storage-backend invalid, allowed values: etcd3");
-        if let Some(version) = tls_min_version {
-            ensure!(
-                matches!(version.as_str(), "VersionTLS12" | "VersionTLS13"),
-                "--tls-min-version {version} is not yet supported"
-            );
-        }
+        ensure!(watch_cache, "--watch-cache=false is not yet supported by rk");
+        ensure!((0.0..=0.02).contains(&goaway_chance), "--goaway-chance can not be less than 0 or greater than 0.02");
+        let tls_settings =
+            tls_flags::Settings::new(&tls_cipher_suites, tls_min_version.as_deref(), &tls_curve_preferences, &tls_sni_cert_key)
+                .map_err(anyhow::Error::msg)?;
+        let cors_origins = cors_allowed_origins
+            .iter()
+            .map(|text| {
+                regex::Regex::new(text).with_context(|| format!("--cors-allowed-origins has invalid regular expression {text:?}"))
+            })
+            .collect::<anyhow::Result<Vec<_>>>()?;
+        let audit = AuditConfig::new(
+            audit_policy_file,
+            LogOptions {
+                path: audit_log_path,
+                format: audit_log_format,
+                version: audit_log_version,
+                mode: audit_log_mode,
+                max_age_days: audit_log_maxage,
+                max_backups: audit_log_maxbackup,
+                max_megabytes: audit_log_maxsize,
+                compress: audit_log_compress,
+                buffer: audit_log_batch_buffer_size,
+                most_bytes: audit_log_truncate_enabled.then_some(audit_log_truncate_max_event_size),
+            },
+        )
+        .map_err(anyhow::Error::msg)?;
         let read = |path: &PathBuf| std::fs::read(path).with_context(|| format!("failed to read {}", path.display()));
         let identity = match (&etcd_certfile, &etcd_keyfile) {
             (Some(cert), Some(key)) => Some((read(cert)?, read(key)?)),
@@ -201,6 +267,8 @@ impl TryFrom<Options> for Config {
             (None, None) => Ok(None),
             _ => bail!("the certificate and the key of {name} must be given together"),
         };
+        // For extension servers, of which there are none yet: at least the flags fit together.
+        pair(proxy_client_cert_file, proxy_client_key_file, "--proxy-client-cert-file")?;
         let advertise_address = match advertise_address {
             Some(address) => address,
             None if !bind_address.is_unspecified() => bind_address,
@@ -220,7 +288,18 @@ impl TryFrom<Options> for Config {
         );
         if !feature_gates.is_empty() {
             // Gates only choose among what upstream has; what is on here is what is on there by default.
-            component::flags::parse_map(&feature_gates).map_err(anyhow::Error::msg).context("--feature-gates")?;
+            let gates = component::flags::parse_map(&feature_gates).map_err(anyhow::Error::msg).context("--feature-gates")?;
+            for (gate, value) in gates {
+                ensure!(
+                    matches!(value.as_str(), "true" | "false"),
+                    "invalid value of {gate}={value}, err: strconv.ParseBool: parsing {value:?}: invalid syntax"
+                );
+                ensure!(
+                    !(matches!(gate.as_str(), "AllAlpha" | "AllBeta") && value == "true"),
+                    "--feature-gates={gate}=true is not yet supported by rk"
+                );
+                tracing::warn!(gate, value, "Feature gates are not switchable: what upstream has on by default is on");
+            }
         }
         let runtime_config = parse_runtime_config(&runtime_config);
         let issuers = service_account_issuer;
@@ -231,6 +310,7 @@ impl TryFrom<Options> for Config {
                 prefix: format!("/{}", etcd_prefix.trim_matches('/')),
                 ca: etcd_cafile.as_ref().map(read).transpose()?,
                 identity,
+                encryption: encryption_provider_config.map(|file| (file, encryption_provider_config_automatic_reload)),
             },
             etcd_compaction_interval,
             etcd_healthcheck_timeout,
@@ -238,6 +318,17 @@ impl TryFrom<Options> for Config {
             bind_address: SocketAddr::new(bind_address, secure_port),
             advertise_address,
             tls: pair(tls_cert_file, tls_private_key_file, "--tls-cert-file")?,
+            tls_settings,
+            http2: !disable_http2_serving,
+            http2_max_streams: http2_max_streams_per_connection,
+            share_port: permit_port_sharing,
+            external_hostname: external_hostname.filter(|name| !name.is_empty()),
+            strict_transport_security: (!strict_transport_security_directives.is_empty())
+                .then(|| strict_transport_security_directives.join("; ")),
+            cors_origins,
+            goaway_chance,
+            priority_and_fairness: enable_priority_and_fairness,
+            audit,
             client_ca: client_ca_file,
             request_header: requestheader_client_ca_file.map(|ca| {
                 (
@@ -326,6 +417,15 @@ impl Config {
             names.push(first.to_string());
         }
         Ok(Serving::new(tls::self_signed(names)?))
+    }
+
+    /// What clients are told to reach the server by.
+    pub fn external_address(&self) -> String {
+        let port = self.bind_address.port();
+        match &self.external_hostname {
+            Some(name) => format!("{name}:{port}"),
+            None => SocketAddr::new(self.advertise_address, port).to_string(),
+        }
     }
 
     /// The authenticators.

@@ -169,7 +169,7 @@ pub fn answer(server: &Arc<Server>, headers: &HeaderMap, path: &str, query: &Que
                 return Ok(serve(headers, &document));
             }
             let accept = negotiate::accept(headers, Offers::Groups)?;
-            let address = format!("{}:{}", server.config.advertise_address, server.config.bind_address.port());
+            let address = server.config.external_address();
             let object =
                 if path == "/api" { discovery::api_versions(&address) } else { discovery::group_list(&groups(&table, metrics)) };
             Ok(vary(reply::tree(200, &object, accept)))
@@ -217,9 +217,11 @@ pub fn openid_configuration(server: &Server, headers: &HeaderMap) -> Result<Resp
         return Err(no_such_resource());
     };
     only(headers, "application/json")?;
-    let uri = server.config.service_account_jwks_uri.clone().unwrap_or_else(|| {
-        format!("https://{}:{}/openid/v1/jwks", server.config.advertise_address, server.config.bind_address.port())
-    });
+    let uri = server
+        .config
+        .service_account_jwks_uri
+        .clone()
+        .unwrap_or_else(|| format!("https://{}/openid/v1/jwks", server.config.external_address()));
     let mut response = reply::raw(200, "application/json", accounts.keys.openid_configuration(issuer, &uri).to_string());
     response.headers_mut().insert("cache-control", HeaderValue::from_static("public, max-age=3600"));
     Ok(response)

@@ -5,6 +5,7 @@
 
 pub mod admit;
 pub mod allocator;
+pub mod audit;
 pub mod body;
 pub mod bootstrap;
 pub mod cache;
@@ -12,8 +13,10 @@ pub mod call;
 pub mod chain;
 pub mod codec;
 pub mod component_status;
+pub mod compress;
 pub mod config;
 pub mod documents;
+pub mod flow;
 pub mod health;
 pub mod kubelet_client;
 pub mod metadata;
@@ -29,4 +32,5 @@ pub mod storage;
 pub mod subresource;
 pub mod table;
 pub mod tabular;
+pub mod tls;
 pub mod verb;

@@ -74,6 +74,21 @@ metric!(WATCHERS: IntGaugeVec = register_int_gauge_vec!(
     "Number of currently registered watchers for a given resources.",
     &["resource"]
 ));
+metric!(DISPATCHED: IntCounterVec = register_int_counter_vec!(
+    "apiserver_flowcontrol_dispatched_requests_total",
+    "Number of requests executed by API Priority and Fairness subsystem",
+    &["priority_level", "flow_schema"]
+));
+metric!(REJECTED: IntCounterVec = register_int_counter_vec!(
+    "apiserver_flowcontrol_rejected_requests_total",
+    "Number of requests rejected by API Priority and Fairness subsystem",
+    &["priority_level", "flow_schema", "reason"]
+));
+metric!(SEATS: IntGaugeVec = register_int_gauge_vec!(
+    "apiserver_flowcontrol_nominal_limit_seats",
+    "Nominal number of execution seats configured for each priority level",
+    &["priority_level"]
+));
 metric!(PANICS: IntCounterVec = register_int_counter_vec!(
     "rk_apiserver_panics_total",
     "Requests that ended in a panic.",
@@ -155,6 +170,21 @@ impl Drop for LongRunning {
 /// Requests being served, by kind (`readOnly`, `mutating`).
 pub fn in_flight(kind: &str, change: i64) {
     IN_FLIGHT.with_label_values(&[kind]).add(change);
+}
+
+/// A request got a seat.
+pub fn dispatched(level: &str, schema: &str) {
+    DISPATCHED.with_label_values(&[level, schema]).inc();
+}
+
+/// A request was turned away.
+pub fn rejected(level: &str, schema: &str, reason: &str) {
+    REJECTED.with_label_values(&[level, schema, reason]).inc();
+}
+
+/// A priority level has so many seats.
+pub fn seats(level: &str, count: u64) {
+    SEATS.with_label_values(&[level]).set(count.cast_signed());
 }
 
 /// A request panicked.

@@ -9,6 +9,7 @@ use http::{Method, Request};
 use hyper::body::Incoming;
 use jiff::Timestamp;
 
+use crate::audit::Record;
 use crate::call::{Call, Response, no_such_resource, not_allowed};
 use crate::chain;
 use crate::component_status;
@@ -63,6 +64,7 @@ pub async fn route(
         user,
         body: Some(body),
         upgrade,
+        audit: parts.extensions.get::<Arc<Record>>().cloned(),
         warnings,
         now,
     };

@@ -12,24 +12,27 @@ use auth::authn::x509::Peer;
 use auth::authz::Authorizers;
 use auth::token::issue::Issuer;
 use component::tasks::Tasks;
-use component::tls::Serving;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
+use rustls::server::ResolvesServerCert;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio_rustls::TlsAcceptor;
 
 use crate::allocator::Allocators;
+use crate::audit::Audit;
 use crate::bootstrap;
 use crate::cache::resource::ResourceCache;
 use crate::cache::{Caches, feed};
 use crate::chain;
 use crate::config::Config;
 use crate::documents::Documents;
+use crate::flow::Flow;
 use crate::health::Health;
 use crate::kubelet_client::KubeletClient;
+use crate::storage::encryption::{Encryption, Place};
 use crate::storage::{Storage, compaction};
 use crate::table::{self, Table};
 
@@ -74,8 +77,12 @@ pub struct Server {
     pub kubelets: KubeletClient,
     /// What `metrics.k8s.io` remembers.
     pub readings: crate::resource_metrics::scrape::Readings,
-    /// Requests in flight.
+    /// Requests in flight, without priority and fairness.
     pub limits: Limits,
+    /// Priority and fairness.
+    pub flow: Flow,
+    /// What is audited.
+    pub audit: Option<Audit>,
     /// Distinguishes this server from others of the cluster; part of its lease's name.
     pub identity: String,
 }
@@ -101,7 +108,11 @@ pub struct Running {
 /// # Errors
 /// Unusable files or addresses.
 pub async fn start(config: Config, tasks: &Tasks) -> anyhow::Result<Running> {
-    let storage = Storage::connect(&config.etcd).await.context("failed to prepare the connection to etcd")?;
+    let mut storage = Storage::connect(&config.etcd).await.context("failed to prepare the connection to etcd")?;
+    let encryption = encryption(&config)?;
+    if let Some(encryption) = &encryption {
+        storage = storage.encrypted(encryption.clone());
+    }
     let resources = bootstrap::served_resources(&config);
     let mut caches: Vec<ResourceCache> = Vec::new();
     // Rows of the stored version first: selectable fields are read from stored documents.
@@ -122,7 +133,8 @@ pub async fn start(config: Config, tasks: &Tasks) -> anyhow::Result<Running> {
     let authenticator = config.authenticator(lister.clone())?;
     let authorizers = Arc::new(Authorizers::new(config.authorization_modes.clone(), lister.clone()));
     let limit = |count: usize| (count > 0).then(|| Semaphore::new(count));
-    let serving = config.serving(tasks)?;
+    let serving = config.tls_settings.resolver(tasks, config.serving(tasks)?)?;
+    let audit = config.audit.as_ref().map(|audit| Audit::start(audit, tasks)).transpose()?;
     let mut hints = Vec::new();
     if let Some(bundle) = &authenticator.client_ca {
         hints.extend(bundle.subjects());
@@ -130,7 +142,8 @@ pub async fn start(config: Config, tasks: &Tasks) -> anyhow::Result<Running> {
     if let Some(proxy) = &authenticator.request_header {
         hints.extend(proxy.bundle.subjects());
     }
-    let listener = bind(config.bind_address).with_context(|| format!("failed to listen on {}", config.bind_address))?;
+    let listener =
+        bind(config.bind_address, config.share_port).with_context(|| format!("failed to listen on {}", config.bind_address))?;
     let address = listener.local_addr()?;
     let identity = bootstrap::identity();
     let server = Arc::new(Server {
@@ -142,6 +155,8 @@ pub async fn start(config: Config, tasks: &Tasks) -> anyhow::Result<Running> {
         documents: Documents::default(),
         kubelets: KubeletClient::new(&config)?,
         readings: Default::default(),
+        flow: Flow::new(config.max_requests_inflight + config.max_mutating_requests_inflight),
+        audit,
         limits: Limits { reading: limit(config.max_requests_inflight), writing: limit(config.max_mutating_requests_inflight) },
         identity,
         caches,
@@ -152,37 +167,71 @@ pub async fn start(config: Config, tasks: &Tasks) -> anyhow::Result<Running> {
     });
     tasks.spawn("cache-feed", feed::run(server.caches.clone()));
     tasks.spawn("etcd-compaction", compaction::run(storage, server.config.etcd_compaction_interval));
-    tasks.spawn("reload", reload(server.clone()));
+    let followed = encryption.filter(|_| server.config.etcd.encryption.as_ref().is_some_and(|(_, follow)| *follow));
+    tasks.spawn("reload", reload(server.clone(), followed));
     tasks.spawn("health", crate::health::watch_etcd(server.clone()));
     tasks.spawn("node-authorizer", bootstrap::feed_node_authorizer(server.clone()));
     tasks.spawn("bootstrap", bootstrap::run(server.clone()));
-    serve(&server, listener, serving, hints);
+    serve(&server, listener, serving, hints)?;
     tracing::info!(%address, version = component::version::current(), "Serving securely");
     Ok(Running { address, server })
 }
 
 /// A listener whose queue holds a burst of reconnecting clients.
-fn bind(address: SocketAddr) -> std::io::Result<TcpListener> {
+fn bind(address: SocketAddr, share: bool) -> std::io::Result<TcpListener> {
     let socket = if address.is_ipv4() { tokio::net::TcpSocket::new_v4()? } else { tokio::net::TcpSocket::new_v6()? };
     socket.set_reuseaddr(true)?;
+    socket.set_reuseport(share)?;
     socket.bind(address)?;
     socket.listen(4096)
 }
 
-/// Follows certificate authorities and keys on disk.
-async fn reload(server: Arc<Server>) {
+/// Encryption at rest, where it is configured.
+fn encryption(config: &Config) -> anyhow::Result<Option<Arc<Encryption>>> {
+    let Some((file, _)) = &config.etcd.encryption else { return Ok(None) };
+    let mut places: Vec<Place> = Vec::new();
+    for resource in registry::everything() {
+        let names = resource.names;
+        // Events of two groups lie in one place: either name means both, as upstream.
+        places.push(Place { path: resource.storage_path, group: names.group, plural: names.plural });
+    }
+    let prefix = format!("{}/", config.etcd.prefix.trim_end_matches('/'));
+    let loaded = Encryption::load(file, &prefix, places).map_err(anyhow::Error::msg).context("--encryption-provider-config")?;
+    Ok(Some(Arc::new(loaded)))
+}
+
+/// Follows certificate authorities, keys, and (where that is asked for) the configuration of encryption on disk.
+async fn reload(server: Arc<Server>, encryption: Option<Arc<Encryption>>) {
     loop {
         tokio::time::sleep(Duration::from_secs(20)).await;
+        match encryption.as_ref().map(|encryption| encryption.reload()) {
+            None | Some(Ok(false)) => {}
+            Some(Ok(true)) => tracing::info!("Reloaded the configuration of encryption at rest"),
+            Some(Err(error)) => tracing::warn!(err = error, "Failed to reload the configuration of encryption at rest"),
+        }
         for error in server.authenticator.reload() {
             tracing::warn!(err = error, "Failed to reload a file");
         }
     }
 }
 
-fn serve(server: &Arc<Server>, listener: TcpListener, serving: Arc<Serving>, hints: Vec<rustls::DistinguishedName>) {
+fn serve(
+    server: &Arc<Server>,
+    listener: TcpListener,
+    serving: Arc<dyn ResolvesServerCert>,
+    hints: Vec<rustls::DistinguishedName>,
+) -> anyhow::Result<()> {
     let verifier = auth::authn::x509::any_client_cert(hints);
-    let mut tls = rustls::ServerConfig::builder().with_client_cert_verifier(verifier).with_cert_resolver(serving);
+    let settings = &server.config.tls_settings;
+    let mut tls = rustls::ServerConfig::builder_with_provider(settings.provider.clone())
+        .with_protocol_versions(&settings.versions)
+        .context("--tls-cipher-suites and --tls-min-version leave nothing")?
+        .with_client_cert_verifier(verifier)
+        .with_cert_resolver(serving);
     tls.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    if !server.config.http2 {
+        tls.alpn_protocols.remove(0);
+    }
     // Resumed sessions keep their client certificate in the ticket's state on this server only.
     tls.session_storage = rustls::server::ServerSessionMemoryCache::new(4096);
     let acceptor = TlsAcceptor::from(Arc::new(tls));
@@ -212,6 +261,7 @@ fn serve(server: &Arc<Server>, listener: TcpListener, serving: Arc<Serving>, hin
             });
         }
     });
+    Ok(())
 }
 
 async fn connection(server: Arc<Server>, acceptor: TlsAcceptor, stream: TcpStream, address: SocketAddr) {
@@ -220,8 +270,19 @@ async fn connection(server: Arc<Server>, acceptor: TlsAcceptor, stream: TcpStrea
     let chain = stream.get_ref().1.peer_certificates().unwrap_or_default().iter().map(|cert| cert.clone().into_owned()).collect();
     let peer = Arc::new(Peer::new(chain));
     let stop = server.tasks.token();
+    let streams = match server.config.http2_max_streams {
+        0 => H2_STREAMS,
+        most => most,
+    };
+    // A client that is told to go away connects anew, and lands on another server behind a load balancer.
+    let goaway = Arc::new(tokio::sync::Notify::new());
+    let leave = goaway.clone();
     let service = service_fn(move |request: http::Request<Incoming>| {
         let (server, peer) = (server.clone(), peer.clone());
+        let chance = server.config.goaway_chance;
+        if chance > 0.0 && request.version() == http::Version::HTTP_2 && rand::random::<f64>() < chance {
+            goaway.notify_one();
+        }
         async move { Ok::<_, std::convert::Infallible>(chain::handle(server, peer, address, request).await) }
     });
     let mut builder = auto::Builder::new(TokioExecutor::new());
@@ -235,12 +296,19 @@ async fn connection(server: Arc<Server>, acceptor: TlsAcceptor, stream: TcpStrea
         .initial_connection_window_size(H2_CONNECTION_WINDOW)
         .max_frame_size(H2_FRAME)
         .max_send_buf_size(H2_SEND_BUFFER)
-        .max_concurrent_streams(H2_STREAMS);
+        .max_concurrent_streams(streams);
     let connection = builder.serve_connection_with_upgrades(TokioIo::new(stream), service);
     tokio::pin!(connection);
-    tokio::select! {
-        _ = connection.as_mut() => return,
-        () = stop.cancelled() => connection.as_mut().graceful_shutdown(),
+    loop {
+        tokio::select! {
+            _ = connection.as_mut() => return,
+            // Streams under way go on until they end.
+            () = leave.notified() => connection.as_mut().graceful_shutdown(),
+            () = stop.cancelled() => {
+                connection.as_mut().graceful_shutdown();
+                break;
+            }
+        }
     }
     // Requests under way may end; watches end by themselves when the tasks stop.
     let _ = tokio::time::timeout(Duration::from_secs(10), connection).await;

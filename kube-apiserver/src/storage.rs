@@ -4,9 +4,11 @@
 //! (the key's mod revision is the resource version).
 
 pub mod compaction;
+pub mod encryption;
 mod lease;
 mod revision;
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -16,6 +18,7 @@ use etcd_client::{
 };
 
 use crate::metrics;
+use encryption::Encryption;
 
 /// How to reach etcd.
 #[derive(Clone, Debug)]
@@ -28,6 +31,8 @@ pub struct EtcdConfig {
     pub ca: Option<Vec<u8>>,
     /// `--etcd-certfile` and `--etcd-keyfile`, read.
     pub identity: Option<(Vec<u8>, Vec<u8>)>,
+    /// `--encryption-provider-config`, and whether the file is followed.
+    pub encryption: Option<(std::path::PathBuf, bool)>,
 }
 
 /// What etcd could not do.
@@ -86,6 +91,8 @@ pub struct Stored {
     pub value: Vec<u8>,
     /// etcd's mod revision.
     pub revision: u64,
+    /// Whether another key than the present one encrypted it: any write renews it.
+    pub stale: bool,
 }
 
 /// A page of a range.
@@ -109,6 +116,7 @@ pub struct Storage {
     prefix: Arc<str>,
     revisions: Arc<revision::Batcher>,
     leases: Arc<lease::Leases>,
+    encryption: Option<Arc<Encryption>>,
 }
 
 /// Longest wait for one answer of etcd. A request's own deadline is usually shorter than twice this.
@@ -141,7 +149,56 @@ impl Storage {
             prefix: format!("{}/", config.prefix.trim_end_matches('/')).into(),
             revisions: Arc::default(),
             leases: Arc::default(),
+            encryption: None,
             client,
+        })
+    }
+
+    /// Encrypts what is written from now on, and decrypts what is read.
+    #[must_use]
+    pub fn encrypted(mut self, encryption: Arc<Encryption>) -> Self {
+        self.encryption = Some(encryption);
+        self
+    }
+
+    /// The value as it is written.
+    fn sealed<'a>(&self, key: &str, value: &'a [u8]) -> Result<Cow<'a, [u8]>, Error> {
+        match &self.encryption {
+            None => Ok(Cow::Borrowed(value)),
+            Some(encryption) => encryption.seal(key, value).map_err(Error::Refused),
+        }
+    }
+
+    /// The plain form of a value that was read below `key`, and whether it is stale. What cannot be decrypted stays as it is, with a line in
+    /// the log; it is no document, and whoever reads it says so.
+    pub fn plain<'a>(&self, key: &str, value: &'a [u8]) -> (Cow<'a, [u8]>, bool) {
+        match self.encryption.as_ref().map(|encryption| encryption.open(key, value)) {
+            None => (Cow::Borrowed(value), false),
+            Some(Ok(opened)) => opened,
+            Some(Err(why)) => {
+                tracing::error!(err = why, "Cannot decrypt a value of etcd");
+                (Cow::Borrowed(value), true)
+            }
+        }
+    }
+
+    /// A key-value pair of etcd with a readable key. Keys that are no text are nobody's objects.
+    fn stored(&self, kv: etcd_client::KeyValue) -> Option<Stored> {
+        let revision = kv.mod_revision().cast_unsigned();
+        let (key, value) = kv.into_key_value();
+        let key = String::from_utf8(key).ok()?;
+        if self.encryption.is_none() {
+            return Some(Stored { key, value, revision, stale: false });
+        }
+        let (plain, stale) = self.plain(&key, &value);
+        let value = plain.into_owned();
+        Some(Stored { key, value, revision, stale })
+    }
+
+    fn found(&self, answer: &etcd_client::TxnResponse) -> Option<Stored> {
+        answer.op_responses().into_iter().find_map(|op| match op {
+            TxnOpResponse::Get(mut get) => get.take_kvs().into_iter().find_map(|kv| self.stored(kv)),
+            _ => None,
         })
     }
 
@@ -166,7 +223,12 @@ impl Storage {
     /// [`Error::Exists`] where the key is taken.
     pub async fn create(&self, key: &str, value: &[u8], ttl: Option<Duration>) -> Result<u64, Error> {
         let options = self.put_options(ttl).await?;
-        let txn = Txn::new().when([Compare::mod_revision(key, CompareOp::Equal, 0)]).and_then([TxnOp::put(key, value, options)]);
+        let value = self.sealed(key, value)?;
+        let txn = Txn::new().when([Compare::mod_revision(key, CompareOp::Equal, 0)]).and_then([TxnOp::put(
+            key,
+            value.as_ref(),
+            options,
+        )]);
         let answer = self.txn("create", txn).await?;
         if answer.succeeded() { Ok(revision_of(answer.header())) } else { Err(Error::Exists) }
     }
@@ -177,12 +239,13 @@ impl Storage {
     /// [`Error::Changed`] with the present value where the key has another revision.
     pub async fn update(&self, key: &str, expected: u64, value: &[u8], ttl: Option<Duration>) -> Result<u64, Error> {
         let options = self.put_options(ttl).await?;
+        let value = self.sealed(key, value)?;
         let txn = Txn::new()
             .when([Compare::mod_revision(key, CompareOp::Equal, expected.cast_signed())])
-            .and_then([TxnOp::put(key, value, options)])
+            .and_then([TxnOp::put(key, value.as_ref(), options)])
             .or_else([TxnOp::get(key, None)]);
         let answer = self.txn("update", txn).await?;
-        if answer.succeeded() { Ok(revision_of(answer.header())) } else { Err(Error::Changed(found(&answer))) }
+        if answer.succeeded() { Ok(revision_of(answer.header())) } else { Err(Error::Changed(self.found(&answer))) }
     }
 
     /// Removes the key if it still has `expected`; the revision of the removal.
@@ -195,7 +258,7 @@ impl Storage {
             .and_then([TxnOp::delete(key, None)])
             .or_else([TxnOp::get(key, None)]);
         let answer = self.txn("delete", txn).await?;
-        if answer.succeeded() { Ok(revision_of(answer.header())) } else { Err(Error::Changed(found(&answer))) }
+        if answer.succeeded() { Ok(revision_of(answer.header())) } else { Err(Error::Changed(self.found(&answer))) }
     }
 
     /// The key's present value, read with a quorum, and the store's revision.
@@ -248,7 +311,7 @@ impl Storage {
         let mut answer = timed(operation, self.kv.clone().get(key, Some(options))).await?;
         let (more, count) = (answer.more(), answer.count().cast_unsigned());
         let revision = revision_of(answer.header());
-        let items = answer.take_kvs().into_iter().filter_map(stored).collect();
+        let items = answer.take_kvs().into_iter().filter_map(|kv| self.stored(kv)).collect();
         Ok(Page { items, more, count, revision })
     }
 
@@ -278,18 +341,4 @@ async fn timed<T>(operation: &'static str, call: impl Future<Output = Result<T, 
 
 fn revision_of(header: Option<&etcd_client::ResponseHeader>) -> u64 {
     header.map_or(0, |header| header.revision().cast_unsigned())
-}
-
-/// A key-value pair of etcd with a readable key. Keys that are no text are nobody's objects.
-pub fn stored(kv: etcd_client::KeyValue) -> Option<Stored> {
-    let revision = kv.mod_revision().cast_unsigned();
-    let (key, value) = kv.into_key_value();
-    Some(Stored { key: String::from_utf8(key).ok()?, value, revision })
-}
-
-fn found(answer: &etcd_client::TxnResponse) -> Option<Stored> {
-    answer.op_responses().into_iter().find_map(|op| match op {
-        TxnOpResponse::Get(mut get) => get.take_kvs().into_iter().find_map(stored),
-        _ => None,
-    })
 }

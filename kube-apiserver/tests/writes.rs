@@ -72,12 +72,32 @@ async fn service_addresses_and_ports_are_handed_out_once() {
     let name = holder["metadata"]["name"].as_str().unwrap();
     assert_eq!(apis[1].ask("DELETE", &format!("{services}/{name}"), "application/json", "").await.0, 200);
     assert_eq!(apis[0].post(services, &wanted).await.0, 201);
-    // A refused Service keeps nothing.
-    let bad = json!({"metadata": {"name": "Bad Name"}, "spec": {"type": "NodePort", "clusterIP": "10.0.0.250", "ports": [{"port": 80, "nodePort": 30063}]}});
-    assert_eq!(apis[0].post(services, &bad).await.0, 422);
-    let good = json!({"metadata": {"name": "good"}, "spec": {"clusterIP": "10.0.0.250", "ports": [{"port": 80}]}});
-    let (code, made) = apis[0].post(services, &good).await;
+    // A refused Service keeps nothing: neither the address (nobody is given one of the lowest sixteen unasked) nor the port.
+    let port = (30000..30064).find(|port| !ports.contains(port)).unwrap();
+    let wanted = |name: &str| {
+        json!({"metadata": {"name": name}, "spec": {
+            "type": "NodePort", "clusterIP": "10.0.0.9", "ports": [{"port": 80, "nodePort": port}],
+        }})
+    };
+    let (code, refused) = apis[0].post(services, &wanted("Bad Name")).await;
+    assert_eq!(code, 422, "{refused}");
+    assert!(refused["message"].as_str().unwrap().contains("metadata.name"), "{refused}");
+    let (code, made) = apis[1].post(services, &wanted("good")).await;
     assert_eq!(code, 201, "{made}");
+    // All that are left can be had, and then no more.
+    let held = names(&apis[0].get(services).await.1).len();
+    let mut more = 0;
+    loop {
+        let (code, made) = apis[more % 2].post(services, &service(1000 + more)).await;
+        if code != 201 {
+            assert!(made["message"].as_str().unwrap().contains("range is full"), "{made}");
+            break;
+        }
+        assert!(made["spec"]["ports"][0]["nodePort"].as_u64() != Some(port));
+        more += 1;
+    }
+    // 64 ports; `kubernetes` and the one that asked for an address hold none.
+    assert_eq!(held - 2 + more, 64);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -13,8 +13,8 @@ use crate::server::Server;
 use crate::storage::Error;
 
 const PATH: &str = "ranges/servicenodeports";
-/// Tries of the compare-and-swap: every failure means that another writer succeeded.
-const TRIES: usize = 256;
+/// Tries of the compare-and-swap: every failure means that another server succeeded (those of this one wait for their turn).
+const TRIES: usize = 1000;
 
 /// A node port that is needed.
 #[derive(Clone, Debug)]
@@ -82,6 +82,7 @@ async fn change<T>(
 ) -> Result<T, Failure> {
     let storage = &server.caches.storage;
     let key = storage.key(PATH);
+    let _turn = server.allocators.port_turn.lock().await;
     let (mut bitmap, mut revision) = read(server).await.map_err(unavailable)?;
     for _ in 0..TRIES {
         let mut next = bitmap.clone();

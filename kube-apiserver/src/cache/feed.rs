@@ -160,7 +160,7 @@ fn apply(
         reached = revision;
         let Some((cache, key)) = kv.key_str().ok().and_then(|key| locate(by_path, key.get(prefix.len()..)?)) else { continue };
         match event.event_type() {
-            EventType::Put => match make(cache, key, kv.value(), revision) {
+            EventType::Put => match make(cache, key, &plain(caches, kv), revision) {
                 Ok(entry) => cache.put(entry),
                 Err(why) => error!(key = kv.key_str().unwrap_or_default(), err = %why, "Cannot read an object in etcd"),
             },
@@ -170,13 +170,19 @@ fn apply(
     if let Some(kv) = answer.events().last().and_then(|event| event.kv()) {
         *last = Some(Stored {
             key: kv.key_str().unwrap_or_default().to_owned(),
-            value: kv.value().to_vec(),
+            value: plain(caches, kv).into_owned(),
             revision: kv.mod_revision().cast_unsigned(),
+            stale: false,
         });
     }
     if reached > 0 {
         caches.progress.send_replace(reached);
     }
+}
+
+/// The decrypted value of an event.
+fn plain<'a>(caches: &Caches, kv: &'a etcd_client::KeyValue) -> std::borrow::Cow<'a, [u8]> {
+    caches.storage.plain(kv.key_str().unwrap_or_default(), kv.value()).0
 }
 
 fn make(cache: &ResourceCache, key: &str, value: &[u8], revision: u64) -> Result<Entry, Malformed> {

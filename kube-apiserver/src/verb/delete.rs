@@ -11,14 +11,13 @@ use serde_json::{Value, json};
 
 use crate::cache::unavailable;
 use crate::call::{Call, Response, timestamp};
-use crate::codec;
 use crate::metadata;
 use crate::negotiate::{self, Encoding, Offers};
 use crate::reply;
 use crate::storage::Error;
 use crate::table::Served;
 use crate::verb::options::{WriteOptions, check_dry_run};
-use crate::verb::write::{self, Current};
+use crate::verb::write;
 
 /// Finalizer of objects whose dependents go first.
 const FOREGROUND: &str = "foregroundDeletion";
@@ -256,12 +255,7 @@ pub async fn one(
                 return Ok(Deleted { object, waiting });
             }
             Err(Error::Changed(found)) => {
-                now = found
-                    .map(|found| -> Result<Current, Status> {
-                        let document = codec::stored_json(&found.value).map_err(Status::internal)?;
-                        Ok(Current { document: document.into_owned().into(), revision: found.revision })
-                    })
-                    .transpose()?;
+                now = found.map(|found| write::current(&found)).transpose()?;
                 from_cache = false;
             }
             Err(error) => return Err(unavailable(error)),

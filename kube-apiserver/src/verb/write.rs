@@ -15,7 +15,7 @@ use crate::cache::unavailable;
 use crate::call::{Call, timestamp};
 use crate::codec;
 use crate::metadata;
-use crate::storage::Error;
+use crate::storage::{Error, Stored};
 use crate::table::Served;
 use crate::verb::options::WriteOptions;
 
@@ -29,6 +29,8 @@ pub struct Current {
     pub document: Bytes,
     /// The revision that wrote it; 0: there is none.
     pub revision: u64,
+    /// See [`crate::storage::Stored::stale`]; of a cached object nobody knows.
+    pub stale: bool,
 }
 
 impl Current {
@@ -46,7 +48,7 @@ impl Current {
 /// The object in the cache, as far as that has come: a write that finds another in etcd starts over with that one.
 pub fn cached(served: &Served, namespace: &str, name: &str) -> Option<Current> {
     let entry = served.cache.as_ref()?.get(&served.key(namespace, name))?;
-    Some(Current { document: entry.json(), revision: entry.revision() })
+    Some(Current { document: entry.json(), revision: entry.revision(), stale: false })
 }
 
 /// The object in etcd.
@@ -56,12 +58,16 @@ pub fn cached(served: &Served, namespace: &str, name: &str) -> Option<Current> {
 pub async fn stored(call: &Call, served: &Served, namespace: &str, name: &str) -> Result<Option<Current>, Status> {
     let storage = &call.server.caches.storage;
     let (found, _) = storage.get(&storage.key(&served.path(namespace, name))).await.map_err(unavailable)?;
-    found.map(|found| current(&found.value, found.revision)).transpose()
+    found.map(|found| current(&found)).transpose()
 }
 
-fn current(value: &[u8], revision: u64) -> Result<Current, Status> {
-    let document = codec::stored_json(value).map_err(Status::internal)?;
-    Ok(Current { document: Bytes::copy_from_slice(&document), revision })
+/// What was read from etcd.
+///
+/// # Errors
+/// It is no document.
+pub fn current(found: &Stored) -> Result<Current, Status> {
+    let document = codec::stored_json(&found.value).map_err(Status::internal)?;
+    Ok(Current { document: Bytes::copy_from_slice(&document), revision: found.revision, stale: found.stale })
 }
 
 /// The document of an object as it is stored: of the stored version, without resource version.
@@ -232,7 +238,8 @@ where
                 if from_cache {
                     // Nothing to write, but only etcd knows whether this is still so.
                     let fresh = stored(call, served, namespace, name).await?;
-                    if fresh.as_ref().map(|fresh| fresh.revision) != now.as_ref().map(|now| now.revision) {
+                    let renew = fresh.as_ref().is_some_and(|fresh| fresh.stale);
+                    if renew || fresh.as_ref().map(|fresh| fresh.revision) != now.as_ref().map(|now| now.revision) {
                         now = fresh;
                         from_cache = false;
                         call.warnings.truncate(warnings);
@@ -275,7 +282,7 @@ where
             }
             Err(Error::Changed(found)) => {
                 call.warnings.truncate(warnings);
-                now = found.map(|found| current(&found.value, found.revision)).transpose()?;
+                now = found.map(|found| current(&found)).transpose()?;
                 from_cache = false;
             }
             Err(error) => return Err(unavailable(error)),
@@ -356,7 +363,7 @@ where
         server.validate(call, served, Operation::Update, &object, Some(&old), options).await?;
     }
     let bytes = document(served, &mut object)?;
-    let unchanged = same_but_times(&object, &old);
+    let unchanged = !now.stale && same_but_times(&object, &old);
     if unchanged { Ok(Prepared::Same(old)) } else { Ok(Prepared::Write { object, bytes, old }) }
 }
 
