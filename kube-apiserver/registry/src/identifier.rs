@@ -86,14 +86,14 @@ pub fn dns1123_subdomain_with_underscore(text: &str) -> Vec<String> {
     }
     let part = |part: &str| {
         let bytes = part.as_bytes();
-        let ends = |byte: u8| lower_or_digit(byte) || byte == b'_';
-        matches!((bytes.first(), bytes.last()), (Some(&first), Some(&last)) if ends(first) && ends(last))
+        let bytes = bytes.strip_prefix(b"_").unwrap_or(bytes);
+        matches!((bytes.first(), bytes.last()), (Some(&first), Some(&last)) if lower_or_digit(first) && lower_or_digit(last))
             && bytes.iter().all(|&byte| lower_or_digit(byte) || byte == b'_' || byte == b'-')
     };
     if !text.split('.').all(part) {
         out.push(regex_error(
-            "a lowercase RFC 1123 subdomain must consist of lower case alphanumeric characters, '-', '_' or '.', and must start and end with an alphanumeric character",
-            r"[a-z0-9_]([-_a-z0-9]*[a-z0-9_])?(\.[a-z0-9_]([-_a-z0-9]*[a-z0-9_])?)*",
+            "a lowercase RFC 1123 subdomain must consist of lower case alphanumeric characters, '_', '-' or '.', and must start and end with an alphanumeric character",
+            r"_?[a-z0-9]([-_a-z0-9]*[a-z0-9])?(\._?[a-z0-9]([-_a-z0-9]*[a-z0-9])?)*",
             &["example.com"],
         ));
     }

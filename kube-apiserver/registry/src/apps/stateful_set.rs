@@ -109,11 +109,18 @@ fn validate(object: &Value, errors: &mut Errors) {
         check::non_negative_field(spec.at("ordinals"), "start", &path.child("ordinals"), errors);
     }
     let labels = spec.path("template.metadata.labels");
-    if !spec.at("selector").is_null() && check::selects(spec.at("selector"), labels).is_some() {
-        // Upstream looks at the template's labels on its own before it looks at the whole template.
-        crate::metadata::validate_labels(labels, &path.child("template.labels"), errors);
+    let parsed = check::selects(spec.at("selector"), labels);
+    let mut whole = api::field::Errors::new();
+    super::selector_and_template(&with_claims(spec), "statefulset", "", &path, &mut whole);
+    if !spec.at("selector").is_null() && parsed.is_some() {
+        // Upstream looks at the template's labels on its own, after the selector, before it looks at the whole template.
+        let mut twice = api::field::Errors::new();
+        crate::metadata::validate_labels(labels, &path.child("template.labels"), &mut twice);
+        let at = whole.0.iter().position(|error| error.field.starts_with("spec.template") && error.field != "spec.template.metadata.labels");
+        let at = at.unwrap_or(whole.0.len());
+        whole.0.splice(at..at, twice.0);
     }
-    super::selector_and_template(&with_claims(spec), "statefulset", "", &path, errors);
+    errors.extend(whole);
     template::always_restarted(spec.at("template"), "StatefulSet", &path.child("template"), errors);
     check::non_negative_field(spec, "revisionHistoryLimit", &path, errors);
 }

@@ -101,7 +101,8 @@ fn create(_context: &Context, job: &mut Value) {
     spec.child("selector").child("matchLabels").set("batch.kubernetes.io/controller-uid", uid);
     // Upstream's defaulting runs again on whatever is read from storage.
     let labels = job.path("spec.template.metadata.labels").clone();
-    if job.at("metadata").len_of("labels") == 0 {
+    let named = crate::identifier::label_value(labels.text("job-name")).is_empty();
+    if job.at("metadata").len_of("labels") == 0 && named {
         job.child("metadata").set("labels", labels);
     }
 }

@@ -56,7 +56,12 @@ fn validate(object: &Value, errors: &mut Errors) {
     for (index, limit) in object.at("spec").items("limits").iter().enumerate() {
         let path = Path::new("spec.limits").index(index);
         let kind = limit.text("type");
+        let complaints = errors.0.len();
         check::qualified(kind, &path.child("type"), errors);
+        let known = matches!(kind, "Container" | "PersistentVolumeClaim" | "Pod") || kind.contains('/');
+        if errors.0.len() == complaints && !known {
+            errors.invalid(&path.child("type"), kind, "must be a standard limit type or fully qualified");
+        }
         if seen.contains(&kind) {
             errors.duplicate(&path.child("type"), kind);
         }

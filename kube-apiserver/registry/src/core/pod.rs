@@ -97,6 +97,10 @@ fn default(pod: &mut Value) {
     let spec = pod.child("spec");
     defaults::pod_spec(spec);
     defaults::pod_only(spec);
+    // Pods made long ago may hold it; templates are left alone. Upstream: Convert_v1_Pod_To_core_Pod
+    if spec.int("terminationGracePeriodSeconds").is_some_and(|seconds| seconds < 0) {
+        spec.set("terminationGracePeriodSeconds", 1);
+    }
 }
 
 fn create(_context: &Context, pod: &mut Value) {

@@ -257,12 +257,9 @@ pub fn default_families(service: &mut Value, families: &[&str]) {
     }
 }
 
-fn warnings(_context: &Context, new: &Value, old: Option<&Value>) -> Vec<String> {
+fn warnings(_context: &Context, new: &Value, _old: Option<&Value>) -> Vec<String> {
     let mut out = Vec::new();
     let spec = new.at("spec");
-    if old.is_some_and(|old| old.at("spec") == spec) {
-        return out;
-    }
     if spec.text("clusterIP") == "None" {
         if !spec.text("loadBalancerIP").is_empty() {
             out.push("spec.loadBalancerIP is ignored for headless services".to_owned());

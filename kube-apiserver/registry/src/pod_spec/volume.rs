@@ -508,7 +508,6 @@ fn projected(source: &Value, path: &Path, errors: &mut Errors) {
                 errors.required(&path.child("path"), "");
             } else {
                 check::descending_not_reserved(token.text("path"), &path.child("path"), errors);
-                claim(token.text("path"), token.at("path"), errors);
             }
         }
         if first("clusterTrustBundle", errors) {

@@ -71,7 +71,8 @@ fn metric(metric: &Value, path: &Path, errors: &mut Errors) {
     let kind = metric.text("type");
     if kind.is_empty() {
         errors.required(&path.child("type"), "must specify a metric source type");
-    } else if !TYPES.contains(&kind) {
+    }
+    if !TYPES.contains(&kind) {
         // Both of upstream's checks of the type complain.
         errors.not_supported(&path.child("type"), kind, TYPES);
         errors.not_supported(&path.child("type"), kind, TYPES);

@@ -161,16 +161,14 @@ pub(crate) fn job_spec(spec: &Value, path: &Path, errors: &mut Errors) {
                 errors.invalid(&restart, policy, "only \"Never\" is supported when podFailurePolicy is specified");
             }
         }
-        other => {
-            errors.not_one_of(&restart, other, &["OnFailure", "Never"]);
-            if spec.has("podFailurePolicy") {
-                errors.invalid(&restart, other, "only \"Never\" is supported when podFailurePolicy is specified");
-            }
-        }
+        other => errors.not_one_of(&restart, other, &["OnFailure", "Never"]),
     }
 }
 
 pub(super) fn update(new: &Value, old: &Value, errors: &mut Errors) {
+    if !new.path("spec.selector").is_null() {
+        generated_selector(new, errors);
+    }
     // Upstream validates the new spec in both of its passes.
     spec_with_selector(new, errors);
     spec_with_selector(new, errors);
@@ -181,8 +179,9 @@ pub(super) fn update(new: &Value, old: &Value, errors: &mut Errors) {
         && after.has("completions")
         && after.at("completions") == after.at("parallelism");
     if after.at("completions") != before.at("completions") {
-        if after.text("completionMode") == "Indexed" && before.has("completions") && after.has("completions") {
-            if !elastic {
+        if after.text("completionMode") == "Indexed" {
+            // That they are there is asked elsewhere.
+            if after.has("completions") && !elastic {
                 errors.invalid(
                     &path.child("completions"),
                     after.at("completions").clone(),
