@@ -51,6 +51,7 @@ pub fn admit(kubelet: &Kubelet, pod: &Pod) -> Result<(), Refusal> {
         .filter(|handle| handle.view().runtime.sandbox().is_some())
         .map(|handle| handle.allocated())
         .collect();
+    crate::eviction::rank::admit(pod, &kubelet.node.pressure.read()).map_err(|message| Refusal { reason: "Evicted", message })?;
     let allocatable = kubelet.node.allocatable.read().clone();
     if pod::is_critical(pod) || allocatable.is_empty() {
         return Ok(());

@@ -65,7 +65,8 @@ pub async fn of_pod(kubelet: &Kubelet, pod: &Pod) -> Vec<Measure> {
     measured
 }
 
-fn measure(dir: &Path, pod: &Pod) -> Vec<Measure> {
+/// Measures a pod's volumes below its directory now.
+pub fn measure(dir: &Path, pod: &Pod) -> Vec<Measure> {
     let own_device = std::fs::metadata(dir).map_or(0, |meta| meta.dev());
     let mut out = Vec::new();
     for (plugin, name, path) in directories(dir) {
