@@ -119,7 +119,7 @@ async fn reads(server: &Server) -> Result<()> {
 
 /// CPU per event delivered: the cost of updates with watchers less that without.
 async fn watch(server: &Server) -> Result<()> {
-    const UPDATES: usize = 1_000;
+    const UPDATES: usize = 3_000;
     let update = |mark: &'static str| {
         move |client: kube::Client, index: usize| async move {
             let patch = json!({"metadata": {"annotations": {"touched": format!("{mark}{index}")}}}).to_string().into_bytes();
@@ -136,10 +136,11 @@ async fn watch(server: &Server) -> Result<()> {
     let alone = load::run(server.pid(), clients(server, 4)?, UPDATES, update("a")).await?;
     let seen = Arc::new(AtomicUsize::new(0));
     let mut watchers = Vec::new();
+    let now: serde_json::Value = server.client()?.request(http::Request::get("/api/v1/pods?limit=1").body(Vec::new())?).await?;
+    let version = now["metadata"]["resourceVersion"].as_str().unwrap_or("0").to_owned();
     for client in clients(server, 20)? {
         for _ in 0..WATCHERS / 20 {
-            let request =
-                http::Request::get("/api/v1/pods?watch=true&resourceVersion=0&fieldSelector=metadata.namespace%3Ddefault");
+            let request = http::Request::get(format!("/api/v1/namespaces/default/pods?watch=true&resourceVersion={version}"));
             let response = client.send(request.body(kube::client::Body::empty())?).await?;
             let seen = seen.clone();
             watchers.push(tokio::spawn(async move {
@@ -151,11 +152,7 @@ async fn watch(server: &Server) -> Result<()> {
             }));
         }
     }
-    // The objects that are there come first.
     let deadline = Instant::now() + Duration::from_secs(120);
-    while seen.load(Ordering::Relaxed) < WATCHERS * PODS && Instant::now() < deadline {
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
     let start = seen.load(Ordering::Relaxed);
     let before = cpu(server.pid());
     load::run(server.pid(), clients(server, 4)?, UPDATES, update("b")).await?;
