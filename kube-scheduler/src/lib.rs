@@ -4,6 +4,7 @@
 //! [`scheduler`] the loop, [`bind`] what it does to the world. [`run`] puts them together.
 
 pub mod bind;
+pub mod cel;
 pub mod cluster;
 pub mod config;
 pub mod event;
