@@ -1,9 +1,11 @@
 //! NetworkPolicy: who may talk to the pods of this node, and to whom they may talk.
 //!
-//! Objects → [`model::Cluster`] → [`compile::compile`] (pure) → [`kernel::Kernel`] (one nftables transaction per change, so
-//! that there is never a moment without rules).
+//! Objects → [`model`] (what decides about traffic) → [`engine::Engine`] (pure: the rules, and what each change does to them)
+//! → [`kernel::Kernel`] (one nftables transaction per change, so that there is never a moment without rules).
 
 pub mod compile;
+pub mod engine;
+pub mod group;
 pub mod kernel;
 pub mod model;
 
@@ -19,8 +21,8 @@ use kube::{Api, Client};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
+use engine::Engine;
 use kernel::Kernel;
-use model::Cluster;
 
 /// Changes that come within this time are applied together.
 const GATHER: Duration = Duration::from_millis(20);
@@ -29,7 +31,7 @@ const RESYNC: Duration = Duration::from_secs(30);
 
 /// Starts watching and enforcing.
 pub fn start(client: &Client, node: &str, tasks: &Tasks) {
-    let cluster = Arc::new(Mutex::new(Cluster::default()));
+    let engine = Arc::new(Mutex::new(Engine::new(node)));
     let changed = Arc::new(Notify::new());
     let policies = Informer::<NetworkPolicy>::start(tasks, Api::all(client.clone()), watcher::Config::default(), |policy| {
         policy.metadata.managed_fields = None;
@@ -38,53 +40,50 @@ pub fn start(client: &Client, node: &str, tasks: &Tasks) {
         namespace.metadata.managed_fields = None;
     });
     let pods = Informer::<Pod>::start(tasks, Api::all(client.clone()), watcher::Config::default(), trim);
-    let (shared, notify) = (cluster.clone(), changed.clone());
+    let (shared, notify) = (engine.clone(), changed.clone());
     policies.on_change(move |change| {
         let key = client::key_of(&**change.object());
-        let mut cluster = shared.lock();
-        let different = match change {
-            Change::Deleted(_) => cluster.policies.remove(&key).is_some(),
-            other => cluster.set_policy(key, other.object()),
-        };
-        if different {
-            notify.notify_one();
-        }
+        let policy = live(change).and_then(model::reduce_policy);
+        tell(&shared, &notify, |engine| engine.set_policy(&key, policy));
     });
-    let (shared, notify) = (cluster.clone(), changed.clone());
+    let (shared, notify) = (engine.clone(), changed.clone());
     namespaces.on_change(move |change| {
         let name = change.object().metadata.name.clone().unwrap_or_default();
-        let mut cluster = shared.lock();
-        let different = match change {
-            Change::Deleted(_) => cluster.namespaces.remove(&name).is_some(),
-            other => cluster.set_namespace(name, other.object()),
-        };
-        if different {
-            notify.notify_one();
-        }
+        let labels = live(change).map(|namespace| namespace.metadata.labels.clone().unwrap_or_default());
+        tell(&shared, &notify, |engine| engine.set_namespace(&name, labels));
     });
-    let (shared, notify) = (cluster.clone(), changed.clone());
+    let (shared, notify) = (engine.clone(), changed.clone());
     pods.on_change(move |change| {
         let key = client::key_of(&**change.object());
-        let mut cluster = shared.lock();
-        let different = match change {
-            Change::Deleted(_) => cluster.pods.remove(&key).is_some(),
-            other => cluster.set_pod(key, other.object()),
-        };
-        // Without policies, pods come and go without a thought.
-        if different && !cluster.policies.is_empty() {
-            notify.notify_one();
-        }
+        let pod = live(change).and_then(model::reduce_pod);
+        tell(&shared, &notify, |engine| engine.set_pod(&key, pod));
     });
-    let (node, stop) = (node.to_owned(), tasks.token());
+    let stop = tasks.token();
     tasks.spawn("policy", async move {
         let work = async {
             policies.synced().await;
             namespaces.synced().await;
             pods.synced().await;
-            enforce(&cluster, &changed, &node).await;
+            enforce(&engine, &changed).await;
         };
         stop.run_until_cancelled(work).await;
     });
+}
+
+/// The object as it is now, unless it is gone.
+fn live<K>(change: &Change<K>) -> Option<&K> {
+    match change {
+        Change::Deleted(_) => None,
+        other => Some(other.object()),
+    }
+}
+
+fn tell(engine: &Mutex<Engine>, changed: &Notify, change: impl FnOnce(&mut Engine)) {
+    let mut engine = engine.lock();
+    change(&mut engine);
+    if engine.has_changes() {
+        changed.notify_one();
+    }
 }
 
 /// Drops what is never looked at: most of a pod.
@@ -108,13 +107,17 @@ fn trim(pod: &mut Pod) {
     }
 }
 
-async fn enforce(cluster: &Arc<Mutex<Cluster>>, changed: &Notify, node: &str) {
+async fn enforce(engine: &Arc<Mutex<Engine>>, changed: &Notify) {
     let mut kernel = Kernel::default();
     let mut failures = 0_u32;
     loop {
-        let rules = compile::compile(&cluster.lock(), node);
+        let batch = {
+            let mut engine = engine.lock();
+            let changes = engine.take_changes();
+            kernel.plan(engine.rules(), &changes)
+        };
         let result = tokio::task::spawn_blocking(move || {
-            let result = kernel.apply(rules);
+            let result = kernel.apply(&batch).map(|()| batch.len());
             (kernel, result)
         })
         .await;
@@ -125,9 +128,9 @@ async fn enforce(cluster: &Arc<Mutex<Cluster>>, changed: &Notify, node: &str) {
         kernel = returned;
         match result {
             Ok(0) => failures = 0,
-            Ok(commands) => {
+            Ok(bytes) => {
                 failures = 0;
-                tracing::debug!(commands, policies = cluster.lock().policies.len(), "Applied network policies");
+                tracing::debug!(bytes, policies = engine.lock().policies(), "Applied network policies");
             }
             Err(error) => {
                 failures += 1;

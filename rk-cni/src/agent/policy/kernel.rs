@@ -9,7 +9,10 @@ use std::process::{Command, Stdio};
 use anyhow::{Context, bail};
 
 use super::compile::Rules;
+use super::engine::Changes;
 
+/// `NFPROTO_INET`
+const INET: u8 = 1;
 /// Our table.
 pub const TABLE: &str = "rk-policy";
 
@@ -47,43 +50,36 @@ const FRAME: &str = "
 /// What is in the kernel.
 #[derive(Default)]
 pub struct Kernel {
-    /// `None`: unknown, everything has to be written.
-    applied: Option<Rules>,
+    /// The rules are what the last batch made them; else everything has to be written.
+    known: bool,
 }
 
 impl Kernel {
-    /// Makes the kernel's rules these; returns the number of commands that took.
+    /// The commands that bring the kernel from where it is to `rules`, of which `changes` is what differs since the last call.
+    pub fn plan(&self, rules: &Rules, changes: &Changes) -> String {
+        let mut batch = String::new();
+        if self.known {
+            change(rules, changes, &mut batch);
+        } else {
+            let _ = write!(batch, "add table inet {TABLE}\ndelete table inet {TABLE}\ntable inet {TABLE} {{{FRAME}}}\n");
+            everything(rules, &mut batch);
+        }
+        batch
+    }
+
+    /// Applies a plan as one transaction.
     ///
     /// # Errors
-    /// nft refused; the rules are as they were, and the next call writes all of them.
-    pub fn apply(&mut self, rules: Rules) -> anyhow::Result<usize> {
-        let mut batch = String::new();
-        let empty = Rules::default();
-        let old = match &self.applied {
-            Some(applied) if *applied == rules => return Ok(0),
-            Some(applied) => applied,
-            None => {
-                let _ = write!(batch, "add table inet {TABLE}\ndelete table inet {TABLE}\ntable inet {TABLE} {{{FRAME}}}\n");
-                &empty
-            }
-        };
-        difference(old, &rules, &mut batch);
-        let commands = batch.lines().count();
-        match nft(&["-f", "-"], &batch) {
-            Ok(_) => {
-                self.applied = Some(rules);
-                Ok(commands)
-            }
-            Err(error) => {
-                self.applied = None;
-                Err(error)
-            }
-        }
+    /// nft refused; the rules are as they were, and the next plan writes all of them.
+    pub fn apply(&mut self, batch: &str) -> anyhow::Result<()> {
+        let result = if batch.is_empty() { Ok(()) } else { nft(&["-f", "-"], batch).map(drop) };
+        self.known = result.is_ok();
+        result
     }
 
     /// Whether the table is still there.
     pub fn is_intact(&self) -> bool {
-        self.applied.is_none() || nft(&["list", "chain", "inet", TABLE, "forward"], "").is_ok_and(|text| text.contains("@in4"))
+        !self.known || net::nft::has_rules(INET, TABLE, "forward").unwrap_or(true)
     }
 }
 
@@ -92,46 +88,74 @@ pub fn remove() -> anyhow::Result<()> {
     nft(&["-f", "-"], &format!("add table inet {TABLE}\ndelete table inet {TABLE}\n")).map(drop)
 }
 
-fn verdicts(rules: &Rules) -> BTreeMap<(&'static str, String), String> {
-    let mut all: BTreeMap<(&'static str, String), String> = rules
-        .maps
-        .iter()
-        .flat_map(|(map, entries)| entries.iter().map(move |(ip, chain)| ((*map, ip.to_string()), format!(" : jump {chain}"))))
-        .collect();
-    let own = |ip: &IpAddr| (if ip.is_ipv4() { "self4" } else { "self6" }, format!("{ip} . {ip}"));
-    all.extend(rules.selves.iter().map(|ip| (own(ip), String::new())));
-    all
+fn own(ip: &IpAddr) -> (&'static str, String) {
+    (if ip.is_ipv4() { "self4" } else { "self6" }, format!("{ip} . {ip}"))
 }
 
-fn difference(old: &Rules, new: &Rules, out: &mut String) {
-    for (name, set) in &new.sets {
-        if !old.sets.contains_key(name) {
+fn add_chain(rules: &Rules, name: &str, out: &mut String) {
+    let _ = writeln!(out, "add chain inet {TABLE} {name}");
+    for rule in rules.chains.get(name).into_iter().flatten() {
+        let _ = writeln!(out, "add rule inet {TABLE} {name} {rule}");
+    }
+}
+
+/// All rules, into the bare frame.
+fn everything(rules: &Rules, out: &mut String) {
+    for (name, set) in &rules.sets {
+        let _ = writeln!(out, "add set inet {TABLE} {name} {{ type {}; }}", set.kind);
+        elements(out, "add", name, set.elements.iter());
+    }
+    for name in rules.chains.keys() {
+        add_chain(rules, name, out);
+    }
+    for (map, entries) in &rules.maps {
+        let all: Vec<String> = entries.iter().map(|(ip, chain)| format!("{ip} : jump {chain}")).collect();
+        elements(out, "add", map, all.iter());
+    }
+    for v4 in [true, false] {
+        let all: Vec<(&str, String)> = rules.selves.iter().filter(|ip| ip.is_ipv4() == v4).map(own).collect();
+        if let Some((set, _)) = all.first() {
+            elements(out, "add", set, all.iter().map(|(_, key)| key));
+        }
+    }
+}
+
+/// What differs: additions before what leads to them, removals after.
+fn change(rules: &Rules, changes: &Changes, out: &mut String) {
+    for (name, had) in &changes.sets {
+        if let (false, Some(set)) = (had, rules.sets.get(name)) {
             let _ = writeln!(out, "add set inet {TABLE} {name} {{ type {}; }}", set.kind);
         }
     }
-    let nothing = std::collections::BTreeSet::new();
-    for (name, set) in &new.sets {
-        let had = old.sets.get(name).map_or(&nothing, |set| &set.elements);
-        elements(out, "delete", name, had.difference(&set.elements));
-        elements(out, "add", name, set.elements.difference(had));
+    for (name, touched) in &changes.elements {
+        let Some(set) = rules.sets.get(name) else { continue };
+        let differing =
+            |wanted: bool| touched.iter().filter(move |(key, had)| set.elements.contains(*key) == wanted && **had != wanted);
+        elements(out, "delete", name, differing(false).map(|(key, _)| key));
+        elements(out, "add", name, differing(true).map(|(key, _)| key));
     }
-    for (name, rules) in new.chains.iter().filter(|(name, _)| !old.chains.contains_key(*name)) {
-        let _ = writeln!(out, "add chain inet {TABLE} {name}");
-        for rule in rules {
-            let _ = writeln!(out, "add rule inet {TABLE} {name} {rule}");
+    for (name, _) in changes.chains.iter().filter(|(name, had)| !**had && rules.chains.contains_key(*name)) {
+        add_chain(rules, name, out);
+    }
+    let (mut deleted, mut added): (BTreeMap<&str, Vec<String>>, BTreeMap<&str, Vec<String>>) = Default::default();
+    for ((map, ip), had) in &changes.verdicts {
+        let wanted = rules.maps.get(map).and_then(|entries| entries.get(ip));
+        if wanted == had.as_ref() {
+            continue;
+        }
+        if had.is_some() {
+            deleted.entry(map).or_default().push(ip.to_string());
+        }
+        if let Some(chain) = wanted {
+            added.entry(map).or_default().push(format!("{ip} : jump {chain}"));
         }
     }
-    let (had, wants) = (verdicts(old), verdicts(new));
-    let mut deleted: BTreeMap<&str, Vec<String>> = BTreeMap::new();
-    for ((map, key), value) in &had {
-        if wants.get(&(*map, key.clone())) != Some(value) {
-            deleted.entry(map).or_default().push(key.clone());
-        }
-    }
-    let mut added: BTreeMap<&str, Vec<String>> = BTreeMap::new();
-    for ((map, key), value) in &wants {
-        if had.get(&(*map, key.clone())) != Some(value) {
-            added.entry(map).or_default().push(format!("{key}{value}"));
+    for (ip, had) in &changes.selves {
+        let (set, key) = own(ip);
+        match (*had, rules.selves.contains(ip)) {
+            (true, false) => deleted.entry(set).or_default().push(key),
+            (false, true) => added.entry(set).or_default().push(key),
+            _ => {}
         }
     }
     for (verb, all) in [("delete", &deleted), ("add", &added)] {
@@ -139,11 +163,10 @@ fn difference(old: &Rules, new: &Rules, out: &mut String) {
             elements(out, verb, map, keys.iter());
         }
     }
-    let gone: Vec<&String> = old.chains.keys().filter(|name| !new.chains.contains_key(*name)).collect();
-    for name in gone {
+    for (name, _) in changes.chains.iter().filter(|(name, had)| **had && !rules.chains.contains_key(*name)) {
         let _ = writeln!(out, "flush chain inet {TABLE} {name}\ndelete chain inet {TABLE} {name}");
     }
-    for name in old.sets.keys().filter(|name| !new.sets.contains_key(*name)) {
+    for (name, _) in changes.sets.iter().filter(|(name, had)| **had && !rules.sets.contains_key(*name)) {
         let _ = writeln!(out, "delete set inet {TABLE} {name}");
     }
 }

@@ -1,24 +1,15 @@
 //! Namespaces, pods and policies, reduced to what decides about traffic.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use ipnet::IpNet;
-use k8s_openapi::api::core::v1::{Namespace, Pod as PodObject};
+use k8s_openapi::api::core::v1::Pod as PodObject;
 use k8s_openapi::api::networking::v1::{NetworkPolicy, NetworkPolicyPeer, NetworkPolicyPort};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
 pub type Labels = BTreeMap<String, String>;
-
-/// What is known of the cluster.
-#[derive(Debug, Default)]
-pub struct Cluster {
-    pub namespaces: HashMap<String, Labels>,
-    /// By `namespace/name`.
-    pub pods: HashMap<String, Pod>,
-    pub policies: BTreeMap<String, Policy>,
-}
 
 /// A pod that takes part in the pod network.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -146,39 +137,8 @@ pub struct Policy {
     pub egress: Option<Vec<Rule>>,
 }
 
-fn put<V: PartialEq>(map: &mut HashMap<String, V>, key: String, value: V) -> bool {
-    if map.get(&key) == Some(&value) {
-        return false;
-    }
-    map.insert(key, value);
-    true
-}
-
-impl Cluster {
-    /// Returns whether anything of interest changed, as the other setters do.
-    pub fn set_namespace(&mut self, name: String, namespace: &Namespace) -> bool {
-        put(&mut self.namespaces, name, namespace.metadata.labels.clone().unwrap_or_default())
-    }
-
-    pub fn set_pod(&mut self, key: String, pod: &PodObject) -> bool {
-        match reduce_pod(pod) {
-            Some(pod) => put(&mut self.pods, key, pod),
-            None => self.pods.remove(&key).is_some(),
-        }
-    }
-
-    pub fn set_policy(&mut self, key: String, policy: &NetworkPolicy) -> bool {
-        let Some(policy) = reduce_policy(policy) else { return self.policies.remove(&key).is_some() };
-        if self.policies.get(&key) == Some(&policy) {
-            return false;
-        }
-        self.policies.insert(key, policy);
-        true
-    }
-}
-
 /// Pods that are done, have no address or use the node's network take no part.
-fn reduce_pod(pod: &PodObject) -> Option<Pod> {
+pub fn reduce_pod(pod: &PodObject) -> Option<Pod> {
     let (spec, status) = (pod.spec.as_ref()?, pod.status.as_ref()?);
     if spec.host_network == Some(true) || matches!(status.phase.as_deref(), Some("Succeeded" | "Failed")) {
         return None;
@@ -204,7 +164,8 @@ fn reduce_pod(pod: &PodObject) -> Option<Pod> {
     })
 }
 
-fn reduce_policy(policy: &NetworkPolicy) -> Option<Policy> {
+/// What a policy says; `None` for one without a spec.
+pub fn reduce_policy(policy: &NetworkPolicy) -> Option<Policy> {
     let spec = policy.spec.as_ref()?;
     let named = |kind: &str| spec.policy_types.as_ref().is_some_and(|types| types.iter().any(|t| t == kind));
     let unnamed = spec.policy_types.as_ref().is_none_or(Vec::is_empty);

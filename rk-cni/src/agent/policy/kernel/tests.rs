@@ -14,8 +14,8 @@ use net::{NetNs, address, route, sysctl};
 use serde_json::{Value, json};
 
 use super::*;
-use crate::agent::policy::compile::compile;
-use crate::agent::policy::model::Cluster;
+use crate::agent::policy::engine::Engine;
+use crate::agent::policy::model;
 
 /// Name, namespace, labels, node.
 const PODS: [(&str, &str, &str, &str); 5] = [
@@ -32,7 +32,8 @@ const PATIENCE: Duration = Duration::from_millis(400);
 struct Lab {
     node: NetNs,
     pods: BTreeMap<&'static str, NetNs>,
-    cluster: Cluster,
+    engine: Engine,
+    policies: usize,
     kernel: Kernel,
 }
 
@@ -96,25 +97,40 @@ impl Lab {
             }
             pods.insert(name, space);
         }
-        let mut cluster = Cluster::default();
+        let mut engine = Engine::new("me");
         for namespace in ["shop", "blog"] {
-            let object = serde_json::from_value(json!({"metadata": {"name": namespace, "labels": {"name": namespace}}})).unwrap();
-            cluster.set_namespace(namespace.to_owned(), &object);
+            engine.set_namespace(namespace, Some([("name".to_owned(), namespace.to_owned())].into()));
         }
         for (name, namespace, app, on) in PODS {
-            cluster.set_pod(format!("{namespace}/{name}"), &pod_object(name, namespace, app, on));
+            engine.set_pod(&format!("{namespace}/{name}"), model::reduce_pod(&pod_object(name, namespace, app, on)));
         }
-        Self { node, pods, cluster, kernel: Kernel::default() }
+        Self { node, pods, engine, policies: 0, kernel: Kernel::default() }
     }
 
-    fn apply(&mut self, policies: &[NetworkPolicy]) {
-        self.cluster.policies.clear();
-        for (number, policy) in policies.iter().enumerate() {
-            self.cluster.set_policy(format!("p{number}"), policy);
+    fn apply(&mut self, policies: &[NetworkPolicy]) -> String {
+        for number in 0..self.policies.max(policies.len()) {
+            self.engine.set_policy(&format!("p{number}"), policies.get(number).and_then(model::reduce_policy));
         }
-        let rules = compile(&self.cluster, "me");
+        self.policies = policies.len();
+        self.write()
+    }
+
+    /// Brings the kernel up to date; returns the commands.
+    fn write(&mut self) -> String {
+        let changes = self.engine.take_changes();
+        let batch = self.kernel.plan(self.engine.rules(), &changes);
         let kernel = &mut self.kernel;
-        self.node.run(|| kernel.apply(rules).unwrap()).unwrap();
+        self.node.run(|| kernel.apply(&batch).unwrap()).unwrap();
+        batch
+    }
+
+    /// The table as nft shows it, sorted.
+    fn shown(&self) -> Vec<String> {
+        let text = self.node.run(|| nft(&["-s", "list", "table", "inet", TABLE], "").unwrap()).unwrap();
+        let mut lines: Vec<String> = text.split([',', '\n', '{', '}']).map(|part| part.trim().to_owned()).collect();
+        lines.retain(|line| !line.is_empty());
+        lines.sort();
+        lines
     }
 
     /// Which (from, to, port) connect. All tries run at the same time.
@@ -316,33 +332,75 @@ fn the_node_reaches_its_pods_and_live_connections_stay() {
 #[test]
 fn a_pod_that_comes_is_added_to_sets_without_touching_rules() {
     let mut lab = Lab::new();
-    lab.cluster.pods.remove("blog/web2");
+    lab.engine.set_pod("blog/web2", None);
     let both = json!({"namespaceSelector": {}, "podSelector": {"matchLabels": {"app": "web"}}});
     let policies = [policy("shop", json!({"podSelector": {}, "policyTypes": ["Ingress"], "ingress": [{"from": [both]}]}))];
     lab.apply(&policies);
-    let before = compile(&lab.cluster, "me");
-    lab.cluster.set_pod("blog/web2".into(), &pod_object("web2", "blog", "web", "me"));
-    let after = compile(&lab.cluster, "me");
-    assert_eq!(before.chains, after.chains);
-    let mut batch = String::new();
-    difference(&before, &after, &mut batch);
+    lab.engine.set_pod("blog/web2", model::reduce_pod(&pod_object("web2", "blog", "web", "me")));
+    let batch = lab.write();
     assert_eq!(batch.lines().count(), 1, "{batch}");
     check(&mut lab, "with the new pod", &policies);
-    assert!(
-        lab.node
-            .run(|| {
-                let kernel = &lab.kernel;
-                kernel.is_intact()
-            })
-            .unwrap()
-    );
+    let intact = |lab: &Lab| {
+        let kernel = &lab.kernel;
+        lab.node.run(|| kernel.is_intact()).unwrap()
+    };
+    assert!(intact(&lab));
     lab.node.run(|| remove().unwrap()).unwrap();
-    assert!(
-        !lab.node
-            .run(|| {
-                let kernel = &lab.kernel;
-                kernel.is_intact()
-            })
-            .unwrap()
-    );
+    assert!(!intact(&lab));
+}
+
+#[test]
+fn many_small_changes_end_in_the_same_table_as_one_large_one() {
+    let mut lab = Lab::new();
+    let mut random = 99_u64;
+    let mut next = |below: u64| {
+        random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (random >> 33) % below
+    };
+    let namespaces = ["shop", "blog"];
+    for round in 0..120 {
+        match next(4) {
+            0 => {
+                let (name, namespace, app, on) = PODS[usize::try_from(next(5)).unwrap()];
+                let object = pod_object(name, namespace, if next(2) == 0 { app } else { "job" }, on);
+                let pod = (next(4) > 0).then_some(&object).and_then(model::reduce_pod);
+                lab.engine.set_pod(&format!("{namespace}/{name}"), pod);
+            }
+            1 => {
+                let name = namespaces[usize::try_from(next(2)).unwrap()];
+                lab.engine.set_namespace(name, (next(3) > 0).then(|| [("name".to_owned(), name.to_owned())].into()));
+            }
+            _ => {
+                let app = ["web", "db", "job"][usize::try_from(next(3)).unwrap()];
+                let peers = [
+                    json!({"podSelector": {"matchLabels": {"app": app}}}),
+                    json!({"namespaceSelector": {"matchLabels": {"name": "blog"}}}),
+                    json!({"ipBlock": {"cidr": "10.244.0.0/16", "except": ["10.244.0.12/32"]}}),
+                ];
+                let peer = peers[usize::try_from(next(3)).unwrap()].clone();
+                let port = [json!(8080), json!("http"), json!("metrics")][usize::try_from(next(3)).unwrap()].clone();
+                let rule = json!({"ports": [{"port": port}]});
+                let (mut ingress, mut egress) = (rule.clone(), rule);
+                ingress["from"] = json!([peer]);
+                egress["to"] = json!([peer]);
+                let types = if next(2) == 0 { json!(["Ingress"]) } else { json!(["Ingress", "Egress"]) };
+                let spec = json!({"podSelector": if next(2) == 0 { json!({}) } else { json!({"matchLabels": {"app": app}}) },
+                    "policyTypes": types, "ingress": [ingress], "egress": [egress]});
+                let object = policy(namespaces[usize::try_from(next(2)).unwrap()], spec);
+                let there = (next(3) > 0).then_some(&object).and_then(model::reduce_policy);
+                lab.engine.set_policy(&format!("np{}", next(6)), there);
+            }
+        }
+        // Several changes at once are one transaction, too.
+        if next(2) == 0 {
+            lab.write();
+        }
+        if round % 30 == 29 {
+            lab.write();
+            let small = lab.shown();
+            lab.kernel = Kernel::default();
+            lab.write();
+            assert_eq!(small, lab.shown(), "after {round} changes");
+        }
+    }
 }
