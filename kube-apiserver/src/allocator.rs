@@ -241,6 +241,13 @@ impl Allocators {
         let load_balancer = spec["type"] == "LoadBalancer";
         let mut shared: Vec<(i64, String, usize)> = Vec::new();
         for (index, port) in ports.iter().enumerate() {
+            let key = (&port["protocol"], &port["nodePort"]);
+            let twice = ports[..index].iter().any(|other| (&other["protocol"], &other["nodePort"]) == key);
+            if old.is_some() && (wants || load_balancer) && twice && key.1.as_u64().is_some_and(|port| port > 0) {
+                // Upstream's allocator comes before validation, and has no better class for this.
+                let why = format!("duplicate nodePort: {{{} {}}}", key.0.as_str().unwrap_or("TCP"), key.1);
+                return Err(Failure::Status(Status::new(500, "", why)));
+            }
             let given = port["nodePort"].as_u64().and_then(|port| u16::try_from(port).ok()).filter(|port| *port > 0);
             match given {
                 Some(given) if wants || load_balancer => {

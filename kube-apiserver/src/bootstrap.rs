@@ -95,6 +95,7 @@ impl Call {
             upgrade: None,
             audit: None,
             warnings: Vec::new(),
+            empties: Vec::new(),
             now: Timestamp::now(),
         }
     }

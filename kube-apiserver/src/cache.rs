@@ -169,6 +169,8 @@ pub fn unavailable(error: Error) -> Status {
         Error::Unavailable(why) if why.contains("timed out") => {
             Status::new(504, "Timeout", "etcdserver: request timed out").with_details(serde_json::json!({"retryAfterSeconds": 1}))
         }
+        // Upstream passes etcd's words on as they are: a full database is told by them.
+        Error::Refused(why) => Status::new(500, "", why),
         other => Status::internal(other),
     }
 }

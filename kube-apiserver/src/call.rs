@@ -49,6 +49,8 @@ pub struct Call {
     pub audit: Option<Arc<Record>>,
     /// Texts for Warning headers.
     pub warnings: Vec<String>,
+    /// Where the body has empty lists and maps, for errors that show them. See [`api::schema::restore_empties`].
+    pub empties: Vec<String>,
     /// When it came.
     pub now: Timestamp,
 }

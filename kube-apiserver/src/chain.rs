@@ -86,6 +86,9 @@ pub async fn handle(server: Arc<Server>, peer: Arc<Peer>, address: SocketAddr, r
     if gzip && !long {
         response = compress::compress(response).await;
     }
+    if !long && let Some(size) = http_body::Body::size_hint(response.body()).exact() {
+        metrics::response_size(&labels_of(&info, &method, dry_run, known), size);
+    }
     let headers = response.headers_mut();
     headers.insert(AUDIT_ID, audit_id);
     headers.entry(CACHE_CONTROL).or_insert(HeaderValue::from_static("no-cache, private"));

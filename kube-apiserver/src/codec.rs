@@ -16,6 +16,8 @@ pub struct Body {
     pub object: Value,
     /// Unknown and duplicate fields, for Warning headers.
     pub warnings: Vec<String>,
+    /// See [`api::schema::Decoded::empties`].
+    pub empties: Vec<String>,
 }
 
 /// A stored value as JSON: our own and upstream's JSON as it is, upstream's protobuf decoded.
@@ -106,9 +108,9 @@ pub fn decode(
         }
         FieldValidation::Ignore | FieldValidation::Strict => Vec::new(),
     };
-    let mut object = decoded.object;
+    let (mut object, empties) = (decoded.object, decoded.empties);
     set_type(&mut object, (group, version, kind));
-    Ok(Body { object, warnings })
+    Ok(Body { object, warnings, empties })
 }
 
 /// Sets `apiVersion` and `kind`.

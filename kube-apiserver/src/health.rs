@@ -46,13 +46,19 @@ const HOOKS: &[&str] = &[
 /// The state of the checks.
 pub struct Health {
     etcd: Mutex<Result<(), String>>,
+    /// Why etcd takes no writes, though it answers.
+    alarm: Mutex<Option<&'static str>>,
     bootstrapped: AtomicBool,
 }
 
 impl Health {
     /// Nothing is ready yet.
     pub fn new() -> Self {
-        Self { etcd: Mutex::new(Err("etcd was not asked yet".into())), bootstrapped: AtomicBool::new(false) }
+        Self {
+            etcd: Mutex::new(Err("etcd was not asked yet".into())),
+            alarm: Mutex::default(),
+            bootstrapped: AtomicBool::new(false),
+        }
     }
 
     /// The default objects are there.
@@ -76,7 +82,8 @@ impl Health {
         let bootstrapped = if self.bootstrapped.load(Ordering::Acquire) { Ok(()) } else { Err("not finished".to_owned()) };
         let mut checks = vec![("ping".to_owned(), Ok(())), ("log".to_owned(), Ok(())), ("etcd".to_owned(), etcd.clone())];
         if endpoint == "readyz" {
-            checks.push(("etcd-readiness".to_owned(), etcd));
+            let alarm = self.alarm.lock().map_or(Ok(()), |why| Err(why.to_owned()));
+            checks.push(("etcd-readiness".to_owned(), etcd.and(alarm)));
             checks.push(("informer-sync".to_owned(), synced));
         }
         for hook in HOOKS {
@@ -113,7 +120,9 @@ impl Health {
                 lines.push_str(&format!("[+]{name} excluded: ok\n"));
             } else if let Err(why) = result {
                 tracing::debug!(check = name, err = why, "A health check failed");
-                lines.push_str(&format!("[-]{name} failed: reason withheld\n"));
+                // What an operator must see to from outside is told to everyone; it names nothing secret.
+                let told = if name == "etcd-readiness" && self.alarm.lock().is_some() { why.as_str() } else { "reason withheld" };
+                lines.push_str(&format!("[-]{name} failed: {told}\n"));
                 failed.push(name.as_str());
             } else {
                 lines.push_str(&format!("[+]{name} ok\n"));
@@ -142,7 +151,19 @@ pub async fn watch_etcd(server: Arc<Server>) {
             Ok(Err(error)) => Err(error.to_string()),
             Err(_) => Err("error getting data from etcd: context deadline exceeded".to_owned()),
         };
-        let ok = result.is_ok();
+        let mut ok = result.is_ok();
+        if ok {
+            if let Ok(alarm) = server.caches.storage.alarm().await {
+                if alarm.is_some() && server.health.alarm.lock().is_none() {
+                    tracing::error!(err = alarm, "etcd takes no writes");
+                }
+                ok = alarm.is_none();
+                *server.health.alarm.lock() = alarm;
+            }
+            if let Ok(size) = server.caches.storage.size().await {
+                crate::metrics::storage_size(size);
+            }
+        }
         *server.health.etcd.lock() = result;
         tokio::time::sleep(if ok { Duration::from_secs(5) } else { Duration::from_millis(250) }).await;
     }

@@ -74,6 +74,22 @@ metric!(WATCHERS: IntGaugeVec = register_int_gauge_vec!(
     "Number of currently registered watchers for a given resources.",
     &["resource"]
 ));
+metric!(SIZE: IntGaugeVec = register_int_gauge_vec!(
+    "apiserver_storage_size_bytes",
+    "Size of the storage database file physically allocated in bytes.",
+    &["storage_cluster_id"]
+));
+metric!(RESPONSE_SIZES: HistogramVec = register_histogram_vec!(
+    "apiserver_response_sizes",
+    "Response size distribution in bytes for each group, version, verb, resource, subresource, scope and component.",
+    &["verb", "group", "version", "resource", "subresource", "scope", "component"],
+    vec![1e3, 1e4, 1e5, 1e6, 1e7, 1e8, 1e9]
+));
+metric!(DEPRECATED: IntGaugeVec = register_int_gauge_vec!(
+    "apiserver_requested_deprecated_apis",
+    "Gauge of deprecated APIs that have been requested, broken out by API group, version, resource, subresource, and removed_release.",
+    &["group", "version", "resource", "subresource", "removed_release"]
+));
 metric!(DISPATCHED: IntCounterVec = register_int_counter_vec!(
     "apiserver_flowcontrol_dispatched_requests_total",
     "Number of requests executed by API Priority and Fairness subsystem",
@@ -170,6 +186,23 @@ impl Drop for LongRunning {
 /// Requests being served, by kind (`readOnly`, `mutating`).
 pub fn in_flight(kind: &str, change: i64) {
     IN_FLIGHT.with_label_values(&[kind]).add(change);
+}
+
+/// etcd's database has so many bytes.
+pub fn storage_size(bytes: i64) {
+    SIZE.with_label_values(&["etcd-0"]).set(bytes);
+}
+
+/// An answer has so many bytes.
+pub fn response_size(labels: &Labels<'_>, bytes: u64) {
+    let Labels { verb, group, version, resource, subresource, scope, .. } = labels;
+    #[expect(clippy::cast_precision_loss, reason = "buckets are powers of ten")]
+    RESPONSE_SIZES.with_label_values(&[verb, group, version, resource, subresource, scope, "apiserver"]).observe(bytes as f64);
+}
+
+/// A deprecated resource was asked for.
+pub fn deprecated(group: &str, version: &str, resource: &str, subresource: &str) {
+    DEPRECATED.with_label_values(&[group, version, resource, subresource, ""]).set(1);
 }
 
 /// A request got a seat.

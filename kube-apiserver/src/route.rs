@@ -53,6 +53,9 @@ pub async fn route(
     let upgrade = request.headers().contains_key(http::header::UPGRADE).then(|| hyper::upgrade::on(&mut request));
     let (parts, body) = request.into_parts();
     // Told on every answer, errors included.
+    if served.resource.deprecation.is_some() {
+        metrics::deprecated(served.group(), &served.resource.names.version, served.plural(), &info.subresource);
+    }
     let warnings = served.resource.deprecation.map(str::to_owned).into_iter().collect();
     let mut call = Call {
         server: server.clone(),
@@ -66,6 +69,7 @@ pub async fn route(
         upgrade,
         audit: parts.extensions.get::<Arc<Record>>().cloned(),
         warnings,
+        empties: Vec::new(),
         now,
     };
     let _ = address;
@@ -157,6 +161,7 @@ fn elsewhere(server: &Arc<Server>, request: &Request<Incoming>, info: &RequestIn
         "/metrics" => {
             let caches = server.caches.all().into_iter().map(|cache| (cache.path.clone(), cache.objects(), cache.watchers()));
             let body = metrics::render(caches, server.caches.revision());
+            let body = format!("{body}{}", slis(server));
             Ok(reply::raw(200, "text/plain; version=0.0.4; charset=utf-8", body))
         }
         "/metrics/slis" => Ok(reply::raw(200, "text/plain; version=0.0.4; charset=utf-8", slis(server))),

@@ -13,8 +13,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use etcd_client::{
-    Client, Compare, CompareOp, ConnectOptions, GetOptions, KvClient, PutOptions, SortOrder, SortTarget, Txn, TxnOp,
-    TxnOpResponse,
+    AlarmAction, AlarmType, Client, Compare, CompareOp, ConnectOptions, GetOptions, KvClient, PutOptions, SortOrder, SortTarget,
+    Txn, TxnOp, TxnOpResponse,
 };
 
 use crate::metrics;
@@ -290,6 +290,31 @@ impl Storage {
                 async move { this.read_revision().await }
             })
             .await
+    }
+
+    /// What keeps etcd from taking writes, by its alarms: that it is full, or that its data are damaged.
+    ///
+    /// # Errors
+    /// etcd is away.
+    pub async fn alarm(&self) -> Result<Option<&'static str>, Error> {
+        let mut client = self.client.maintenance_client();
+        let answer = timed("alarm", client.alarm(AlarmAction::Get, AlarmType::None, None)).await?;
+        Ok(answer.alarms().iter().find_map(|member| match member.alarm() {
+            AlarmType::Nospace => {
+                Some("etcd is out of space (alarm NOSPACE): compact and defragment it, or raise its quota, then disarm the alarm")
+            }
+            AlarmType::Corrupt => Some("etcd's data are damaged (alarm CORRUPT)"),
+            AlarmType::None => None,
+        }))
+    }
+
+    /// Bytes of etcd's database.
+    ///
+    /// # Errors
+    /// etcd is away.
+    pub async fn size(&self) -> Result<i64, Error> {
+        let mut client = self.client.maintenance_client();
+        Ok(timed("status", client.status()).await?.db_size())
     }
 
     /// One linearizable read of the store's revision.

@@ -22,6 +22,7 @@ pub async fn create(call: &mut Call) -> Result<Response, Status> {
     let served = call.served.clone();
     let decoded = codec::decode(&body, encoding, &served.schema, served.gvk(), options.validation)?;
     call.warnings.extend(decoded.warnings);
+    call.empties = decoded.empties;
     let mut object = decoded.object;
     metadata::match_namespace(&served, &call.info.namespace, &mut object)?;
     let written = write::create(call, &served, object, &options).await?;

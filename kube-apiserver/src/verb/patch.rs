@@ -73,9 +73,11 @@ pub async fn patch(call: &mut Call) -> Result<Response, Status> {
                 let Some(old) = old else { return Err(Status::not_found(served.group(), served.plural(), &name)) };
                 let decoded = patch.apply(&served.schema, old.clone(), options.validation).map_err(|error| error.status())?;
                 call.warnings.extend(decoded.problems.iter().map(|problem| problem.warning()));
+                call.empties = decoded.empties;
                 let mut object = decoded.object;
                 codec::set_type(&mut object, served.gvk());
                 check_name(&name, metadata::name(&object))?;
+                metadata::match_namespace(&served, &namespace, &mut object)?;
                 Ok(object)
             })
             .await?

@@ -22,6 +22,7 @@ pub async fn update(call: &mut Call) -> Result<Response, Status> {
     let served = call.served.clone();
     let decoded = codec::decode(&body, encoding, &served.schema, served.gvk(), options.validation)?;
     call.warnings.extend(decoded.warnings);
+    call.empties = decoded.empties;
     let mut object = decoded.object;
     let name = call.info.name.clone();
     check_name(&name, metadata::name(&object))?;

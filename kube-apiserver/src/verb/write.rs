@@ -128,8 +128,13 @@ pub async fn create(call: &mut Call, served: &Arc<Served>, mut object: Value, op
     let namespace = metadata::namespace(&object).to_owned();
     // What is allocated is validated with the rest, and given back when that fails.
     let reserved = server.allocators.on_create(call, served, &mut object, options.dry_run).await?;
-    let errors = served.resource.errors_on_create(&context, &object);
+    let mut errors = served.resource.errors_on_create(&context, &object);
     if !errors.is_empty() {
+        if !call.empties.is_empty() {
+            let mut told = object.clone();
+            api::schema::restore_empties(&mut told, &call.empties);
+            errors = served.resource.errors_on_create(&context, &told);
+        }
         reserved.release(&server, options.dry_run).await;
         let names = &served.resource.names;
         return Err(Status::invalid(&names.group, &names.kind, &name_told, &errors));
@@ -327,12 +332,9 @@ where
     if version.is_empty() || version == "0" {
         if !strategy.allow_unconditional_update() && !change.bare && subresource.is_empty() {
             let mut errors = api::field::Errors::new();
-            errors.invalid(
-                &api::field::Path::new("metadata.resourceVersion"),
-                version.as_str(),
-                "must be specified for an update",
-            );
-            return Err(Status::invalid(served.group(), &served.resource.names.kind, name, &errors));
+            errors.invalid(&api::field::Path::new("metadata.resourceVersion"), 0, "must be specified for an update");
+            // Upstream names the resource here, not the kind.
+            return Err(Status::invalid(served.group(), served.plural(), name, &errors));
         }
     } else if version != now.revision.to_string() {
         return Err(Status::conflict(served.group(), served.plural(), name, metadata::MODIFIED));
@@ -355,8 +357,13 @@ where
             served.schema.normalize(&mut object);
         }
         server.allocators.on_change(call, served, &old, &mut object, options.dry_run).await?;
-        let errors = served.resource.errors_on_update(context, &object, &old);
+        let mut errors = served.resource.errors_on_update(context, &object, &old);
         if !errors.is_empty() {
+            if !call.empties.is_empty() {
+                let mut told = object.clone();
+                api::schema::restore_empties(&mut told, &call.empties);
+                errors = served.resource.errors_on_update(context, &told, &old);
+            }
             return Err(Status::invalid(served.group(), &served.resource.names.kind, name, &errors));
         }
         call.warnings.extend(strategy.warnings(context, &object, Some(&old)));
