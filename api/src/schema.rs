@@ -16,7 +16,7 @@ use std::sync::{Arc, LazyLock};
 use serde_json::Value;
 
 pub(crate) use decode::decode_any;
-pub use decode::{DecodeError, Decoded, Problem};
+pub use decode::{DecodeError, Decoded, Problem, restore_empties};
 pub(crate) use normalize::{add_always, emit, zero};
 pub use table::{Field, Flags, ListKind, Struct, Table, Type};
 pub(crate) use text::{format_micro_time, format_time, nearest, parse_time};

@@ -19,6 +19,31 @@ pub struct Decoded {
     pub object: Value,
     /// Unknown and duplicate fields in the order of the document, each once, at most 100.
     pub problems: Vec<Problem>,
+    /// Where empty lists and maps were given, which the canonical tree may leave out; at most 100. See [`restore_empties`].
+    pub empties: Vec<String>,
+}
+
+/// Puts empty lists and maps back where they were given, for errors that show values: Go tells them from absent ones.
+/// Places that are no longer there are passed by.
+pub fn restore_empties(object: &mut Value, empties: &[String]) {
+    for place in empties {
+        let (path, empty) = match place.strip_suffix("{}") {
+            Some(path) => (path, Value::Object(Map::new())),
+            None => (place.as_str(), Value::Array(Vec::new())),
+        };
+        let mut steps: Vec<&str> = path.split(['.', '[']).collect();
+        let Some(last) = steps.pop() else { continue };
+        let parent = steps.into_iter().try_fold(&mut *object, |value, step| match step.strip_suffix(']') {
+            Some(index) => value.get_mut(index.parse::<usize>().ok()?),
+            None => value.get_mut(step),
+        });
+        if let Some(Value::Object(parent)) = parent {
+            let value = parent.entry(last).or_insert(Value::Null);
+            if value.is_null() {
+                *value = empty;
+            }
+        }
+    }
 }
 
 /// An unknown or duplicate field. Displays as upstream's text: `unknown field "spec.foo"`.
@@ -125,19 +150,29 @@ struct Context<'a> {
     /// `spec.containers.name`: Go's errors leave indexes and map keys out.
     go_path: String,
     problems: Vec<Problem>,
+    empties: Vec<String>,
     error: Option<String>,
 }
 
 impl<'a> Context<'a> {
     fn new(table: &'a Table, validation: FieldValidation) -> Self {
         let strict = validation != FieldValidation::Ignore;
-        Self { table, strict, untyped: false, path: String::new(), go_path: String::new(), problems: Vec::new(), error: None }
+        Self {
+            table,
+            strict,
+            untyped: false,
+            path: String::new(),
+            go_path: String::new(),
+            problems: Vec::new(),
+            empties: Vec::new(),
+            error: None,
+        }
     }
 
     fn finish(self, object: Value) -> Result<Decoded, DecodeError> {
         match self.error {
             Some(error) => Err(DecodeError::Type(error)),
-            None => Ok(Decoded { object, problems: self.problems }),
+            None => Ok(Decoded { object, problems: self.problems, empties: self.empties }),
         }
     }
 
@@ -173,6 +208,12 @@ impl<'a> Context<'a> {
         let problem = Problem { duplicate, path: at(name), hint: hint.map(at) };
         if !self.problems.contains(&problem) {
             self.problems.push(problem);
+        }
+    }
+
+    fn empty(&mut self, mark: &str) {
+        if self.empties.len() < MAX_PROBLEMS {
+            self.empties.push(format!("{}{mark}", self.path));
         }
     }
 
@@ -480,6 +521,11 @@ fn decode_struct<'de, 'a, A: MapAccess<'de>>(
                 let mark = context.enter(&field.name, Some(field.inlined));
                 let seed = Seed { context: &mut *context, kind: field.kind, go_type: &field.go_type, owner: Some(shape) };
                 let value = access.next_value_seed(seed);
+                match &value {
+                    Ok(Value::Array(list)) if list.is_empty() => context.empty(""),
+                    Ok(Value::Object(map)) if map.is_empty() && matches!(field.kind, Type::Map(_)) => context.empty("{}"),
+                    _ => {}
+                }
                 context.leave(mark);
                 if let Some(value) = emit(context.table, field, value?) {
                     out.insert(field.name.clone().into_owned(), value);

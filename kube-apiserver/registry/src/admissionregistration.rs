@@ -19,6 +19,7 @@ pub fn mutating_webhooks(resource: &mut Resource) {
         validate: |_, object, errors| validate::webhooks(object, errors),
         validate_update: |_, new, _, errors| validate::webhooks(new, errors),
         generation: WEBHOOKS,
+        unconditional_update: false,
         ..Rules::GENERIC
     }
     .strategy();
@@ -32,6 +33,7 @@ pub fn validating_webhooks(resource: &mut Resource) {
         validate: |_, object, errors| validate::webhooks(object, errors),
         validate_update: |_, new, _, errors| validate::webhooks(new, errors),
         generation: WEBHOOKS,
+        unconditional_update: false,
         ..Rules::GENERIC
     }
     .strategy();
@@ -96,6 +98,7 @@ pub fn validating_policy(resource: &mut Resource) {
         validate_update: |_, new, _, errors| validate::policy(new, errors),
         generation: SPEC,
         status: true,
+        unconditional_update: false,
         ..Rules::GENERIC
     }
     .strategy();
@@ -133,6 +136,7 @@ pub fn mutating_policy(resource: &mut Resource) {
             default_policy(object);
         },
         generation: SPEC,
+        unconditional_update: false,
         ..Rules::GENERIC
     }
     .strategy();
@@ -157,6 +161,7 @@ pub fn policy_binding(resource: &mut Resource) {
         validate: |_, object, errors| validate::binding(object, errors),
         validate_update: |_, new, _, errors| validate::binding(new, errors),
         generation: SPEC,
+        unconditional_update: false,
         ..Rules::GENERIC
     }
     .strategy();

@@ -37,6 +37,7 @@ pub fn definition(resource: &mut Resource) {
         },
         generation: SPEC,
         status: true,
+        unconditional_update: false,
         ..Rules::GENERIC
     }
     .strategy();

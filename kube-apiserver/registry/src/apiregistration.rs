@@ -21,6 +21,7 @@ pub fn api_service(resource: &mut Resource) {
         validate_update: |_, new, _, errors| validate(new, errors),
         name: identifier::name_is_free,
         status: true,
+        unconditional_update: false,
         ..Rules::GENERIC
     }
     .strategy();

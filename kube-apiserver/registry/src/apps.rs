@@ -22,11 +22,11 @@ fn selector_and_template(spec: &Value, owner: &str, invalid: &str, path: &Path, 
     } else {
         check::label_selector(selector, &at, errors);
         if check::is_empty_selector(selector) {
-            errors.invalid(&at, selector.clone(), format!("empty selector is invalid for {owner}"));
+            check::invalid_selector(selector, &at, &format!("empty selector is invalid for {owner}"), errors);
         }
     }
     if !selector.is_null() && check::selects(selector, &Value::Null).is_none() {
-        errors.invalid(&at, selector.clone(), invalid);
+        check::invalid_selector(selector, &at, invalid, errors);
         return;
     }
     let at = path.child("template");

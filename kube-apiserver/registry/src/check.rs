@@ -2,11 +2,11 @@
 //!
 //! Upstream: pkg/apis/core/validation, apimachinery/pkg/api/validation
 
-use api::field::{Errors, Path};
+use api::field::{ErrorType, Errors, Path};
 use serde_json::Value;
 
 use crate::identifier;
-use crate::tree::Tree;
+use crate::tree::{Tree, same};
 
 /// Adds one error per complaint.
 pub fn each(messages: Vec<String>, value: impl Into<Value>, path: &Path, errors: &mut Errors) {
@@ -117,6 +117,18 @@ pub fn label_selector(selector: &Value, path: &Path, errors: &mut Errors) {
             let value = value.as_str().unwrap_or("");
             each(identifier::label_value(value), value, &path.child("values").index(index), errors);
         }
+    }
+}
+
+/// An error about a whole label selector.
+pub fn invalid_selector(selector: &Value, path: &Path, why: &str, errors: &mut Errors) {
+    errors.add_shown(ErrorType::Invalid, path, crate::internal::compact("*LabelSelector", selector), why);
+}
+
+/// A label selector that stays as it was made.
+pub fn immutable_selector(new: &Value, old: &Value, path: &Path, errors: &mut Errors) {
+    if !same(new, old) {
+        invalid_selector(new, path, "field is immutable", errors);
     }
 }
 

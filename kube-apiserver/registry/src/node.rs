@@ -18,6 +18,7 @@ pub fn runtime_class(resource: &mut Resource) {
             validate(new, errors);
             immutable_text(new.text("handler"), old.text("handler"), &Path::new("handler"), errors);
         },
+        unconditional_update: false,
         ..Rules::GENERIC
     }
     .strategy();

@@ -7,7 +7,6 @@ use serde_json::{Value, json};
 
 use crate::check;
 use crate::column::{self, integer, text, wide};
-use crate::metadata::immutable;
 use crate::pod_spec::{defaults, template, warnings};
 use crate::resource::{Context, Resource};
 use crate::rules::{Rules, SPEC};
@@ -24,7 +23,7 @@ pub fn build(resource: &mut Resource) {
         update,
         validate: |_, object, errors| validate(object, errors),
         validate_update: |_, new, old, errors| {
-            immutable(new.path("spec.selector"), old.path("spec.selector"), &Path::new("spec.selector"), errors);
+            check::immutable_selector(new.path("spec.selector"), old.path("spec.selector"), &Path::new("spec.selector"), errors);
             validate(new, errors);
         },
         warnings: |_, new, _| warnings::pod(new.path("spec.template"), "spec.template"),
@@ -120,7 +119,7 @@ fn validate(object: &Value, errors: &mut Errors) {
     check::label_selector(selector, &path.child("selector"), errors);
     template::matches(selector, spec.at("template"), &at, errors);
     if !selector.is_null() && check::is_empty_selector(selector) {
-        errors.invalid(&path.child("selector"), selector.clone(), "empty selector is invalid for daemonset");
+        check::invalid_selector(selector, &path.child("selector"), "empty selector is invalid for daemonset", errors);
     }
     template::template(spec.at("template"), &at, errors);
     template::always_restarted(spec.at("template"), "DaemonSet", &at, errors);

@@ -7,7 +7,6 @@ use serde_json::{Value, json};
 
 use crate::check;
 use crate::column::{self, integer, text, wide};
-use crate::metadata::immutable;
 use crate::pod_spec::{defaults, template, warnings};
 use crate::resource::Resource;
 use crate::rules::{Rules, SPEC};
@@ -26,7 +25,7 @@ pub fn build(resource: &mut Resource) {
         validate: |_, object, errors| validate(object, errors),
         validate_update: |_, new, old, errors| {
             validate(new, errors);
-            immutable(new.path("spec.selector"), old.path("spec.selector"), &Path::new("spec.selector"), errors);
+            check::immutable_selector(new.path("spec.selector"), old.path("spec.selector"), &Path::new("spec.selector"), errors);
         },
         warnings: |_, new, _| warnings::pod(new.path("spec.template"), "spec.template"),
         generation: SPEC,

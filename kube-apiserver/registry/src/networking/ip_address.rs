@@ -7,7 +7,7 @@ use crate::tree::Tree;
 
 /// Rules and columns of IPAddresses.
 pub fn build(resource: &mut Resource) {
-    resource.strategy = Rules { generation: Generation::None, ..Rules::GENERIC }.strategy();
+    resource.strategy = Rules { generation: Generation::None, unconditional_update: false, ..Rules::GENERIC }.strategy();
     resource.selectable = vec![];
     resource.columns = vec![
         column::name(),

@@ -9,7 +9,7 @@ use crate::tree::Tree;
 
 /// Rules and columns of ServiceCIDRs.
 pub fn build(resource: &mut Resource) {
-    resource.strategy = Rules { create: |_, object| object.set("status", json!({})), status: true, ..Rules::GENERIC }.strategy();
+    resource.strategy = Rules { create: |_, object| object.set("status", json!({})), status: true, unconditional_update: false, ..Rules::GENERIC }.strategy();
     resource.columns = vec![
         column::name(),
         text("CIDRs", "CIDRs defines the IP blocks in CIDR notation", |object, _| {

@@ -25,6 +25,7 @@ pub fn build(resource: &mut Resource) {
         status: true,
         validate: |_, object, errors| validate(object, errors),
         validate_update: |_, new, _, errors| validate(new, errors),
+        unconditional_update: false,
         ..Rules::GENERIC
     }
     .strategy();

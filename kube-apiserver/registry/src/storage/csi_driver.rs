@@ -20,6 +20,7 @@ pub fn build(resource: &mut Resource) {
                 immutable(new.at("spec").at(field), old.at("spec").at(field), &Path::new("spec").child(field), errors);
             }
         },
+        unconditional_update: false,
         ..Rules::GENERIC
     }
     .strategy();

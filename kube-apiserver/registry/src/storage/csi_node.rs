@@ -25,6 +25,7 @@ pub fn build(resource: &mut Resource) {
             validate(new, errors);
             drivers_stay(new, old, errors);
         },
+        unconditional_update: false,
         ..Rules::GENERIC
     }
     .strategy();

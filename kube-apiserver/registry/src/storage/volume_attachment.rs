@@ -21,6 +21,7 @@ pub fn build(resource: &mut Resource) {
                 errors.add_shown(ErrorType::Invalid, &Path::new("spec"), crate::internal::compact("VolumeAttachmentSpec", new.at("spec")), "field is immutable");
             }
         },
+        unconditional_update: false,
         ..Rules::GENERIC
     }
     .strategy();

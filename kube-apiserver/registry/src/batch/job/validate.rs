@@ -63,8 +63,8 @@ fn generated_selector(job: &Value, errors: &mut Errors) {
     let at = Path::new("spec.template.metadata.labels");
     for (key, wanted) in [
         ("controller-uid", uid),
-        ("batch.kubernetes.io/controller-uid", uid),
         ("job-name", name),
+        ("batch.kubernetes.io/controller-uid", uid),
         ("batch.kubernetes.io/job-name", name),
     ] {
         if labels.at(key).is_null() {
@@ -76,7 +76,8 @@ fn generated_selector(job: &Value, errors: &mut Errors) {
     let expected = serde_json::json!({"matchLabels": {"batch.kubernetes.io/controller-uid": uid}});
     let older = serde_json::json!({"matchLabels": {"controller-uid": uid}});
     if !same(spec.at("selector"), &expected) && !same(spec.at("selector"), &older) {
-        errors.invalid(&Path::new("spec.selector"), spec.at("selector").clone(), "`selector` not auto-generated");
+        let shown = compact("*LabelSelector", spec.at("selector"));
+        errors.add_shown(ErrorType::Invalid, &Path::new("spec.selector"), shown, "`selector` not auto-generated");
     }
 }
 
@@ -192,7 +193,7 @@ pub(super) fn update(new: &Value, old: &Value, errors: &mut Errors) {
             immutable(after.at("completions"), before.at("completions"), &path.child("completions"), errors);
         }
     }
-    immutable(after.at("selector"), before.at("selector"), &path.child("selector"), errors);
+    check::immutable_selector(after.at("selector"), before.at("selector"), &path.child("selector"), errors);
     template_change(new, old, &path.child("template"), errors);
     for field in ["completionMode", "podFailurePolicy", "backoffLimitPerIndex", "managedBy", "successPolicy"] {
         let (now, then) = (after.at(field), before.at(field));
