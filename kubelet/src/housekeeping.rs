@@ -77,9 +77,23 @@ pub async fn run(kubelet: Shared) {
                     .collect(),
                 Err(_) => continue,
             };
+        for (uid, _) in crate::csi::data::of_all_pods(&kubelet.config.root_dir) {
+            if !in_runtime.contains(&uid)
+                && kubelet.workers.get(&uid).is_none()
+                && let Err(why) = crate::csi::unmount::pod(&kubelet, &uid).await
+            {
+                tracing::warn!(podUID = uid, err = why, "Failed to take back a volume of a pod that is gone");
+            }
+        }
+        crate::csi::unmount::leftovers(&kubelet).await;
         let kept = {
             let kubelet = kubelet.clone();
-            Arc::new(move |uid: &str| in_runtime.contains(uid) || kubelet.workers.get(uid).is_some())
+            Arc::new(move |uid: &str| {
+                in_runtime.contains(uid)
+                    || kubelet.workers.get(uid).is_some()
+                    // A driver must take its volumes back first.
+                    || !crate::csi::data::of_pod(&kubelet.config.pod_dir(uid)).is_empty()
+            })
         };
         let task = {
             let kubelet = kubelet.clone();

@@ -14,6 +14,7 @@ use parking_lot::RwLock;
 
 use crate::cgroup::{Cgroups, values};
 use crate::config::Config;
+use crate::csi::Csi;
 use crate::cri::Cri;
 use crate::image::Images;
 use crate::objects::Objects;
@@ -53,6 +54,8 @@ pub struct Kubelet {
     pub images: Images,
     /// ConfigMaps, Secrets, tokens, services.
     pub objects: Objects,
+    /// Storage drivers and their volumes.
+    pub csi: Csi,
     /// Addresses, readiness, allocatable.
     pub node: NodeState,
     /// Background tasks.

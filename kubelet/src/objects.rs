@@ -168,13 +168,26 @@ impl Objects {
     /// # Errors
     /// The API server refuses or does not answer.
     pub async fn token(&self, pod: &Pod, audience: &str, expiration_seconds: i64) -> Result<String, ObjectError> {
+        Ok(self.token_until(pod, audience, expiration_seconds).await?.0)
+    }
+
+    /// The same, and when it expires.
+    ///
+    /// # Errors
+    /// The API server refuses or does not answer.
+    pub async fn token_until(
+        &self,
+        pod: &Pod,
+        audience: &str,
+        expiration_seconds: i64,
+    ) -> Result<(String, Timestamp), ObjectError> {
         let api = self.api.as_ref().ok_or(ObjectError::Standalone)?;
         let account = pod::spec(pod).service_account_name.as_deref().filter(|name| !name.is_empty()).unwrap_or("default");
         let key = format!("{}/{account}/{audience}/{expiration_seconds}", pod::uid(pod));
         let now = Timestamp::now();
         let kept = self.tokens.lock().get(&key).cloned();
         if let Some(token) = kept.as_ref().filter(|token| token.refresh_at > now) {
-            return Ok(token.text.clone());
+            return Ok((token.text.clone(), token.expires_at));
         }
         let request = TokenRequest {
             spec: Some(TokenRequestSpec {
@@ -194,7 +207,7 @@ impl Objects {
             Ok(answer) => answer.status,
             // An old one that still holds is better than none.
             Err(_) if kept.as_ref().is_some_and(|token| token.expires_at > now) => {
-                return Ok(kept.map(|token| token.text).unwrap_or_default());
+                return Ok(kept.map(|token| (token.text, token.expires_at)).unwrap_or_default());
             }
             Err(error) => return Err(ObjectError::Api(format!("failed to fetch token: {}", message(&error)))),
         };
@@ -207,7 +220,7 @@ impl Objects {
         let mut tokens = self.tokens.lock();
         tokens.retain(|_, token| token.expires_at > now);
         tokens.insert(key, Token { text: text.clone(), refresh_at, expires_at });
-        Ok(text)
+        Ok((text, expires_at))
     }
 
     /// Forgets a pod's tokens, and what only it followed.

@@ -120,6 +120,7 @@ pub async fn start(config: Config, tasks: &Tasks) -> anyhow::Result<Shared> {
         ),
         node: NodeState::default(),
         runtime_name: parking_lot::RwLock::new(runtime_name),
+        csi: Default::default(),
         pods: Default::default(),
         status: StatusManager::default(),
         probes: Default::default(),
@@ -148,7 +149,9 @@ pub async fn start(config: Config, tasks: &Tasks) -> anyhow::Result<Shared> {
     };
     let turned = kubelet.node.status_soon.clone();
     spawn("runtime-state", Box::pin(node::runtime_state::run(kubelet.clone(), turned.clone())));
+    crate::csi::recover(&kubelet);
     start_sources(&kubelet);
+    spawn("plugins", Box::pin(crate::plugins::run(kubelet.clone())));
     spawn("pleg", Box::pin(pleg::run(kubelet.clone())));
     spawn("housekeeping", Box::pin(housekeeping::run(kubelet.clone())));
     spawn("log-rotation", Box::pin(logs::rotate::run(kubelet.clone())));

@@ -6,6 +6,7 @@
 
 pub mod atomic_writer;
 pub mod config_map;
+pub mod csi;
 pub mod downward_api;
 pub mod empty_dir;
 pub mod fs_group;
@@ -93,6 +94,7 @@ pub const PLUGINS: &[Plugin] = &[
     persistent::CLAIM,
     persistent::NFS,
     persistent::EPHEMERAL,
+    csi::PLUGIN,
 ];
 
 /// The plugin for a volume.

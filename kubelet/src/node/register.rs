@@ -49,6 +49,17 @@ pub async fn run(kubelet: Shared, fixed: Fixed, turned: Arc<Notify>) {
     let nodes = Api::<Node>::all(api);
     let mut told = register(&kubelet, &nodes, &fixed).await;
     super::runtime_pod_cidr(&kubelet, &told).await;
+    let this = kubelet.clone();
+    kubelet.tasks.spawn("csi-node", async move {
+        let stop = this.tasks.token();
+        stop.run_until_cancelled(async {
+            while let Err(why) = crate::csi::node_info::ensure(&this).await {
+                tracing::debug!(err = why, "Failed to make the CSINode object");
+                tokio::time::sleep(Duration::from_secs(2)).await;
+            }
+        })
+        .await;
+    });
     let config = &kubelet.config.kubelet;
     let mut reported = Instant::now();
     let mut was_ready = ready(told.status.as_ref());
@@ -198,6 +209,7 @@ async fn make(kubelet: &Shared, fixed: &Fixed, previous: &[k8s_openapi::api::cor
         max_images: kubelet.config.kubelet.node_status_max_images,
         port: kubelet.config.kubelet.port,
         pressure: &kubelet.node.pressure.read(),
+        volumes_in_use: &kubelet.csi.in_use(),
         not_ready: &not_ready,
         previous,
         now: Timestamp::now(),

@@ -38,6 +38,8 @@ pub struct Observed<'a> {
     pub port: u16,
     /// Pressure in force.
     pub pressure: &'a [&'static str],
+    /// Attached volumes that pods use.
+    pub volumes_in_use: &'a [String],
     /// Why the node is not ready; empty when it is.
     pub not_ready: &'a [String],
     /// The conditions told before.
@@ -75,6 +77,7 @@ pub fn make(observed: &Observed<'_>) -> NodeStatus {
             system_uuid: machine.system_uuid.clone(),
             swap: (machine.swap > 0).then_some(NodeSwapStatus { capacity: Some(machine.swap) }),
         }),
+        volumes_in_use: Some(observed.volumes_in_use.to_vec()).filter(|list| !list.is_empty()),
         runtime_handlers: Some(
             observed
                 .handlers
@@ -190,6 +193,9 @@ pub fn patch(old: &NodeStatus, new: &NodeStatus, force: bool) -> Option<Value> {
             }
         }
     }
+    if old.contains_key("volumesInUse") && !new.contains_key("volumesInUse") {
+        out.insert("volumesInUse".to_owned(), Value::Null);
+    }
     for key in ["capacity", "allocatable"] {
         // Others (device plugins of old, extended resources) may have added rows.
         let before = old.get(key).and_then(Value::as_object).cloned().unwrap_or_default();
@@ -239,6 +245,7 @@ mod tests {
             max_images: 50,
             port: 10250,
             pressure: &[],
+            volumes_in_use: &[],
             not_ready,
             previous,
             now: Timestamp::from_second(second).unwrap(),

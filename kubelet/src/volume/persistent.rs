@@ -23,7 +23,8 @@ pub const CLAIM: Plugin = Plugin {
         }
         .boxed()
     },
-    refreshes: false,
+    // A volume may have grown.
+    refreshes: true,
 };
 
 /// See [`super::PLUGINS`].
@@ -37,7 +38,7 @@ pub const EPHEMERAL: Plugin = Plugin {
         }
         .boxed()
     },
-    refreshes: false,
+    refreshes: true,
 };
 
 /// See [`super::PLUGINS`].
@@ -58,6 +59,18 @@ async fn claim(context: &Context<'_>, name: &str, read_only: bool) -> Result<Rea
     let api = context.kubelet.api.clone().ok_or_else(|| VolumeError("no API server is configured".into()))?;
     let claims = Api::<PersistentVolumeClaim>::namespaced(api.clone(), pod::namespace(context.pod));
     let claim = claims.get(name).await.map_err(|error| VolumeError(message(&error)))?;
+    if context.volume.ephemeral.is_some() {
+        let owned = claim.metadata.owner_references.iter().flatten().any(|owner| {
+            owner.controller == Some(true) && owner.uid == pod::uid(context.pod)
+        });
+        if !owned {
+            return Err(VolumeError(format!(
+                "PVC {}/{name} was not created for pod {} (pod is not owner)",
+                pod::namespace(context.pod),
+                pod::log_name(context.pod)
+            )));
+        }
+    }
     if claim.metadata.deletion_timestamp.is_some()
         && claim.status.as_ref().and_then(|status| status.phase.as_deref()) != Some("Bound")
     {
@@ -69,8 +82,11 @@ async fn claim(context: &Context<'_>, name: &str, read_only: bool) -> Result<Rea
         return Err(VolumeError(format!("PVC {}/{name} is not bound", pod::namespace(context.pod))));
     }
     let volume = Api::<PersistentVolume>::all(api).get(&volume_name).await.map_err(|error| VolumeError(message(&error)))?;
-    let spec = volume.spec.unwrap_or_default();
+    let spec = volume.spec.clone().unwrap_or_default();
     let read_only = read_only || spec.access_modes.as_deref() == Some(&["ReadOnlyMany".to_owned()]);
+    if let Some(source) = &spec.csi {
+        return crate::csi::mount::persistent(context, &volume, source, &claim, read_only).await;
+    }
     if let Some(source) = &spec.host_path {
         host_path::check(Path::new(&source.path), source.type_.as_deref().unwrap_or(""))?;
         return Ok(Ready { path: PathBuf::from(&source.path), read_only, ..Default::default() });

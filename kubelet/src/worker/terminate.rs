@@ -94,6 +94,13 @@ impl Worker {
     /// Gives back volumes and cgroups; the log files and the dead containers stay until the pod is removed.
     pub(super) async fn clean(&mut self, request: &Request) -> Next {
         let (kubelet, uid) = (self.kubelet.clone(), self.handle.uid.clone());
+        if let Err(why) = crate::csi::unmount::pod(&kubelet, &uid).await {
+            if self.failures == 0 {
+                kubelet.event(&request.pod, Kind::Warning, "FailedUnMount", why.clone());
+            }
+            tracing::debug!(pod = pod::log_name(&request.pod), err = why, "Failed to take a volume back; trying again");
+            return self.failed();
+        }
         let result = tokio::task::spawn_blocking({
             let (kubelet, uid) = (kubelet.clone(), uid.clone());
             move || {
