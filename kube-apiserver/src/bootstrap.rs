@@ -4,6 +4,7 @@
 //! Upstream: pkg/controlplane/{instance.go,controller}, pkg/registry/rbac/rest, pkg/registry/scheduling/rest
 
 mod api_services;
+mod conditions;
 mod endpoints;
 pub(crate) mod flow;
 mod lease;
@@ -12,6 +13,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use api::apply::Writer;
 use api::lister::Lister;
 use api::schema::FieldValidation;
 use api::status::Status;
@@ -151,6 +153,33 @@ pub(crate) async fn change_status(
     change_part(server, (group, plural, "status"), "", name, make).await
 }
 
+/// Applies a part of the status of a cluster-scoped object, whoever else owns it.
+pub(crate) async fn apply_status(
+    server: &Arc<Server>,
+    (group, plural): (&str, &str),
+    name: &str,
+    manager: &str,
+    status: &Value,
+) -> Result<Value, Status> {
+    let table = server.table.load_full();
+    let served = table.any_version(group, plural).cloned().ok_or_else(|| Status::internal(format!("{plural} are not served")))?;
+    let mut call = Call::internal(server, &served, "patch", "", name);
+    "status".clone_into(&mut call.info.subresource);
+    let options = WriteOptions { manager: manager.to_owned(), force: Some(true), applied: true, ..own_options() };
+    let change = Change { served: &served, namespace: "", name, subresource: "status", options: &options, create: false, bare: false };
+    let now = crate::call::timestamp(call.now);
+    let body = json!({
+        "apiVersion": served.resource.api_version(), "kind": served.resource.names.kind, "metadata": {"name": name}, "status": status,
+    });
+    let written = write::change(&mut call, &change, |_, old| {
+        let Some(old) = old else { return Err(Status::not_found(group, plural, name)) };
+        let writer = Writer { manager, subresource: "status", now: &now };
+        api::apply::apply(&served.schema, Some(old), &body, writer, true).map_err(|error| error.status())
+    })
+    .await?;
+    Ok(written.object)
+}
+
 async fn change_part(
     server: &Arc<Server>,
     (group, plural, subresource): (&str, &str, &str),
@@ -200,6 +229,7 @@ pub async fn run(server: Arc<Server>) {
     tasks.spawn("identity-lease", lease::run(server.clone()));
     tasks.spawn("priority-and-fairness", flow::run(server.clone()));
     tasks.spawn("api-services", api_services::run(server.clone()));
+    tasks.spawn("conditions", conditions::run(server.clone()));
     endpoints::run(server).await;
 }
 

@@ -11,7 +11,7 @@ use api::status::Status;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use super::{change, change_status, ensure};
+use super::{apply_status, change, ensure};
 use crate::call::timestamp;
 use crate::metadata;
 use crate::server::Server;
@@ -19,6 +19,8 @@ use crate::server::Server;
 const GROUP: &str = "flowcontrol.apiserver.k8s.io";
 const LEVELS: &str = "prioritylevelconfigurations";
 const SCHEMAS: &str = "flowschemas";
+/// Who owns the condition. Upstream: ConfigConsumerAsFieldManager
+const CONSUMER: &str = "api-priority-and-fairness-config-consumer-v1";
 const AUTO: &str = "apf.kubernetes.io/autoupdate-spec";
 /// Between looks. Upstream: every minute.
 const INTERVAL: Duration = Duration::from_secs(60);
@@ -230,18 +232,15 @@ async fn conditions(server: &Arc<Server>) -> Result<(), Status> {
         {
             continue;
         }
-        let now = timestamp(Timestamp::now());
-        let make = |old: &Value| {
-            let mut new = old.clone();
-            let mut rows = old["status"]["conditions"].as_array().cloned().unwrap_or_default();
-            rows.retain(|row| row["type"] != "Dangling");
-            rows.push(json!({
-                "type": "Dangling", "status": status, "lastTransitionTime": now, "reason": reason, "message": message,
-            }));
-            new["status"]["conditions"] = rows.into();
-            new
-        };
-        change_status(server, GROUP, SCHEMAS, metadata::name(&schema), make).await?;
+        let since = conditions
+            .iter()
+            .find(|row| row["type"] == "Dangling" && row["status"] == status)
+            .and_then(|row| row["lastTransitionTime"].as_str().map(str::to_owned))
+            .unwrap_or_else(|| timestamp(Timestamp::now()));
+        let applied = json!({"conditions": [{
+            "type": "Dangling", "status": status, "lastTransitionTime": since, "reason": reason, "message": message,
+        }]});
+        apply_status(server, (GROUP, SCHEMAS), metadata::name(&schema), CONSUMER, &applied).await?;
     }
     Ok(())
 }
