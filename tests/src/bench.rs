@@ -4,6 +4,7 @@ pub mod api;
 pub mod cluster;
 pub mod load;
 pub mod process;
+pub mod scale;
 pub mod scheduling;
 pub mod server;
 

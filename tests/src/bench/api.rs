@@ -18,14 +18,15 @@ const PODS: usize = 5_000;
 const CLIENTS: usize = 16;
 const WATCHERS: usize = 200;
 const MB: f64 = 1e6;
-const JSON: &str = "application/json";
+/// The media type.
+pub const JSON: &str = "application/json";
 
 fn cost(figures: &Figures) -> String {
     format!("{:.3} ms CPU, {:.0}/s, p99 {} ms", figures.cpu_millis(), figures.rate(), figures.p99.as_millis())
 }
 
 /// A pod of about 4.8 KB on the server.
-fn pod(index: usize) -> Vec<u8> {
+pub fn pod(index: usize) -> Vec<u8> {
     let env: Vec<_> =
         (0..6).map(|n| json!({"name": format!("SETTING_{n}"), "value": format!("value-{n}-of-pod-{index}")})).collect();
     let container = |name: &str| {
@@ -72,7 +73,11 @@ pub async fn run(bins: &Path) -> Result<()> {
     Ok(())
 }
 
-fn clients(server: &Server, count: usize) -> Result<Vec<kube::Client>> {
+/// `count` clients, each on a connection of its own.
+///
+/// # Errors
+/// As [`Server::client`].
+pub fn clients(server: &Server, count: usize) -> Result<Vec<kube::Client>> {
     (0..count).map(|_| server.client()).collect()
 }
 
@@ -121,17 +126,7 @@ async fn reads(server: &Server) -> Result<()> {
 async fn watch(server: &Server) -> Result<()> {
     const UPDATES: usize = 3_000;
     let update = |mark: &'static str| {
-        move |client: kube::Client, index: usize| async move {
-            let patch = json!({"metadata": {"annotations": {"touched": format!("{mark}{index}")}}}).to_string().into_bytes();
-            load::send(
-                &client,
-                "PATCH",
-                &format!("/api/v1/namespaces/default/pods/pod-{index:05}"),
-                "application/merge-patch+json",
-                patch,
-            )
-            .await
-        }
+        move |client: kube::Client, index: usize| async move { patch(&client, index, format!("{mark}{index}")).await }
     };
     let alone = load::run(server.pid(), clients(server, 4)?, UPDATES, update("a")).await?;
     let seen = Arc::new(AtomicUsize::new(0));
@@ -165,4 +160,14 @@ async fn watch(server: &Server) -> Result<()> {
     row("WATCH: one event to one of 200 watchers", format!("{each:.4} ms CPU ({delivered} events)"), "0.0136 ms CPU");
     watchers.iter().for_each(|watcher| watcher.abort());
     Ok(())
+}
+
+/// Changes an annotation of pod number `index`.
+///
+/// # Errors
+/// The request failed.
+pub async fn patch(client: &kube::Client, index: usize, value: String) -> Result<()> {
+    let patch = json!({"metadata": {"annotations": {"touched": value}}}).to_string().into_bytes();
+    let path = format!("/api/v1/namespaces/default/pods/pod-{index:05}");
+    load::send(client, "PATCH", &path, "application/merge-patch+json", patch).await
 }

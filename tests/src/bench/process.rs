@@ -32,6 +32,14 @@ pub fn memory(pid: u32, line: &str) -> u64 {
     found.and_then(|text| text.split_whitespace().next()?.parse::<u64>().ok()).unwrap_or(0) * 1024
 }
 
+/// Forgets the peak of a process's memory: `VmHWM` starts anew from what it has now.
+///
+/// # Errors
+/// The process is gone, or not ours.
+pub fn reset_peak(pid: u32) -> std::io::Result<()> {
+    std::fs::write(format!("/proc/{pid}/clear_refs"), "5")
+}
+
 /// Pids of processes whose program file has this name.
 pub fn named(name: &str) -> Vec<u32> {
     let all = std::fs::read_dir("/proc").into_iter().flatten().flatten();

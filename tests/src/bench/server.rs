@@ -14,6 +14,7 @@ const TOKEN: &str = "bench-token";
 pub struct Server {
     etcd: Child,
     apiserver: Child,
+    command: Command,
     _dir: tempfile::TempDir,
     /// Its address.
     pub url: String,
@@ -70,8 +71,8 @@ impl Server {
             }
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
-        let started = Instant::now();
-        let apiserver = Command::new(bins.join("kube-apiserver"))
+        let mut command = Command::new(bins.join("kube-apiserver"));
+        command
             .args([
                 format!("--etcd-servers={etcd_url}"),
                 "--bind-address=127.0.0.1".into(),
@@ -87,20 +88,38 @@ impl Server {
                 "--disable-admission-plugins=ServiceAccount".into(),
             ])
             .stdout(log("apiserver.log")?)
-            .stderr(log("apiserver.err")?)
-            .spawn()
-            .context("start kube-apiserver")?;
-        let mut server =
-            Self { etcd, apiserver, _dir: dir, url: format!("https://127.0.0.1:{port}"), ready_after: Duration::ZERO };
-        let client = server.client()?;
+            .stderr(log("apiserver.err")?);
+        let apiserver = command.spawn().context("start kube-apiserver")?;
+        let url = format!("https://127.0.0.1:{port}");
+        let mut server = Self { etcd, apiserver, command, _dir: dir, url, ready_after: Duration::ZERO };
+        server.ready(Instant::now()).await?;
+        Ok(server)
+    }
+
+    /// Stops kube-apiserver and starts it anew over the same etcd.
+    ///
+    /// # Errors
+    /// It did not come up.
+    pub async fn restart(&mut self) -> Result<()> {
+        self.apiserver.kill()?;
+        self.apiserver.wait()?;
+        let log = std::fs::File::create(self._dir.path().join("apiserver.err"))?;
+        self.command.stdout(Stdio::null()).stderr(log);
+        let started = Instant::now();
+        self.apiserver = self.command.spawn().context("start kube-apiserver")?;
+        self.ready(started).await
+    }
+
+    async fn ready(&mut self, started: Instant) -> Result<()> {
+        let client = self.client()?;
         loop {
             let request = http::Request::get("/readyz").body(Vec::new())?;
             if client.request_text(request).await.is_ok() {
-                server.ready_after = started.elapsed();
-                return Ok(server);
+                self.ready_after = started.elapsed();
+                return Ok(());
             }
-            if let Some(status) = server.apiserver.try_wait()? {
-                let log = std::fs::read_to_string(server._dir.path().join("apiserver.err")).unwrap_or_default();
+            if let Some(status) = self.apiserver.try_wait()? {
+                let log = std::fs::read_to_string(self._dir.path().join("apiserver.err")).unwrap_or_default();
                 bail!("kube-apiserver ended with {status}: {log}");
             }
             if started.elapsed() > Duration::from_secs(30) {

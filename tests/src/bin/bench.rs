@@ -4,10 +4,10 @@
 use std::path::PathBuf;
 
 use anyhow::{Context, Result, ensure};
-use tests::bench::{api, cluster, row, scheduling};
+use tests::bench::{api, cluster, row, scale, scheduling};
 
 /// The sections, in order: add a file in `tests/src/bench/` and a line here and in `main`.
-const SECTIONS: [&str; 3] = ["api", "scheduling", "cluster"];
+const SECTIONS: [&str; 4] = ["api", "scale", "scheduling", "cluster"];
 
 #[tokio::main]
 async fn main() -> Result<()> {
@@ -23,6 +23,7 @@ async fn main() -> Result<()> {
         }
         match section {
             "api" => api::run(&bins).await?,
+            "scale" => scale::run(&bins).await?,
             "scheduling" => scheduling::run(&bins).await?,
             _ => cluster::run()?,
         }
