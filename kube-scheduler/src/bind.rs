@@ -18,6 +18,8 @@ use crate::plugin::Failure;
 use crate::plugin::volume_binding::Plan;
 use crate::scheduler::{Bind, Consult, Refused, Scheduler, Step};
 
+mod devices;
+
 /// What extenders leave: nodes with scores, and why others will not do.
 type Answers = (Vec<(String, i64)>, Vec<(String, Failure)>);
 
@@ -44,7 +46,11 @@ impl Effects {
         let Bind { waiting, node, plan, started, evaluated } = bind;
         let pod = &waiting.pod;
         let profile = pod.spec.scheduler_name.as_str();
-        let result = match self.bind_volumes(scheduler, pod, &plan, &node).await {
+        let prepared = match self.bind_volumes(scheduler, pod, &plan.volumes, &node).await {
+            Ok(()) => self.bind_devices(pod, &plan.devices).await,
+            Err(why) => Err(why),
+        };
+        let result = match prepared {
             Ok(()) => match scheduler.extenders(pod).iter().find(|extender| !extender.bind.is_empty()) {
                 Some(extender) => extender.bind(pod, &node).await,
                 None => self.bind_pod(pod, &node).await,
@@ -70,11 +76,13 @@ impl Effects {
             }
             // The pod was deleted meanwhile: nothing to say, and nobody to say it about.
             Err(why) if why.is_empty() => {
+                self.release_devices(pod, &plan.devices).await;
                 scheduler.unbind(pod, &plan);
                 return;
             }
             Err(why) => {
                 tracing::info!(pod = pod.key(), node, err = why, "Failed to bind pod");
+                self.release_devices(pod, &plan.devices).await;
                 scheduler.unbind(pod, &plan);
                 self.recorder.with_component(profile).event(&**pod, Kind::Warning, "FailedScheduling", why.clone());
                 self.patch_status(pod, condition(pod, "SchedulerError", &why), None).await;

@@ -24,6 +24,8 @@ pub enum Event {
     PodUpdated(Arc<Pod>, Arc<Pod>),
     /// A claim, volume, class or CSINode came, changed or went.
     Storage,
+    /// A resource claim, slice or device class came, changed or went.
+    Devices,
     /// A namespace's labels changed, or it came.
     Namespace,
     /// A service or owner came or changed.
@@ -43,6 +45,7 @@ impl Event {
             Self::AssignedPodDeleted(_) => "AssignedPodDelete",
             Self::PodUpdated(..) => "PodUpdate",
             Self::Storage => "PersistentVolumeClaimUpdate",
+            Self::Devices => "ResourceClaimUpdate",
             Self::Namespace => "NamespaceUpdate",
             Self::Workload => "ServiceUpdate",
             Self::Timeout => "UnschedulableTimeout",

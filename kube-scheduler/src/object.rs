@@ -2,6 +2,7 @@
 //!
 //! A pod is decoded some times in its life; reading only what decides placement costs a fraction of the full type.
 
+pub mod device;
 pub mod node;
 pub mod pod;
 pub mod resources;

@@ -148,7 +148,8 @@ impl Queue {
             }
             Place::Gated if !gated(&pod) => self.ready(&uid, now),
             // A change of its status alone (the condition just written, say) helps nothing.
-            Place::Unschedulable if old.spec == pod.spec && old.labels() == pod.labels() => {}
+            Place::Unschedulable
+                if old.spec == pod.spec && old.labels() == pod.labels() && old.generated_claims == pod.generated_claims => {}
             Place::Unschedulable => {
                 let event = Event::PodUpdated(old, pod);
                 if helps(&self.pods[&uid], &event) {

@@ -24,8 +24,8 @@ use crate::object::node::Node;
 use crate::object::pod::Pod;
 use crate::plugin::Failure;
 use crate::plugin::default_preemption::{Outcome, preempt};
-use crate::plugin::dynamic_resources::POST_FILTER_MESSAGE;
-use crate::plugin::volume_binding::{self, Plan};
+use crate::plugin::dynamic_resources::{self, POST_FILTER_MESSAGE};
+use crate::plugin::volume_binding;
 use crate::queue::{Backoff, Queue, Waiting};
 use crate::schedule::{Attempt, Diagnosis, Rotation};
 use crate::stores::Stores;
@@ -64,13 +64,22 @@ pub enum Step {
     Skipped,
 }
 
+/// What a pod needs before it is bound.
+#[derive(Clone, Debug, Default)]
+pub struct Plan {
+    /// Its volumes.
+    pub volumes: volume_binding::Plan,
+    /// Its devices.
+    pub devices: dynamic_resources::Plan,
+}
+
 /// A pod and its node.
 pub struct Bind {
     /// The pod.
     pub waiting: Waiting,
     /// The node's name.
     pub node: String,
-    /// Its volumes.
+    /// Its volumes and devices.
     pub plan: Plan,
     /// When the try began.
     pub started: Instant,
@@ -110,11 +119,7 @@ impl Scheduler {
 
     /// The same with extenders.
     pub fn extended(profiles: Vec<Profile>, backoff: Backoff, stores: Stores, extenders: Vec<Extender>) -> Self {
-        let core = Core {
-            cluster: Cluster::default(),
-            queue: Queue::new(backoff),
-            rotation: Rotation::default(),
-        };
+        let core = Core { cluster: Cluster::default(), queue: Queue::new(backoff), rotation: Rotation::default() };
         let profiles = profiles.into_iter().map(|profile| (profile.name.clone(), Arc::new(profile))).collect();
         Self(Arc::new(Shared { core: Mutex::new(core), wake: Notify::new(), stores, profiles, extenders }))
     }
@@ -312,7 +317,7 @@ impl Scheduler {
             queue.refused(pod.uid(), vec!["Extender"], started);
             return Step::Refused(Box::new(Refused { pod, message, nominate: None, victims: Vec::new(), outbid: Vec::new() }));
         };
-        let plan = plan_volumes(cluster, &self.0.stores, &pod, idx);
+        let plan = plan_for(cluster, &self.0.stores, &pod, idx);
         let node = assume(cluster, &self.0.stores, &pod, idx, &plan);
         let evaluated = (considered.len(), ranked.len());
         Step::Bind(Box::new(Bind { waiting, node, plan, started, evaluated }))
@@ -326,7 +331,8 @@ impl Scheduler {
 
     /// The pod could not be bound: it gives its place up and is tried again after a while.
     pub fn unbind(&self, pod: &Arc<Pod>, plan: &Plan) {
-        forget_volumes(&self.0.stores, plan);
+        forget_volumes(&self.0.stores, &plan.volumes);
+        dynamic_resources::forget(&self.0.stores, pod, &plan.devices);
         let now = Instant::now();
         let mut core = self.0.core.lock();
         if core.cluster.placed(pod.uid()).is_some_and(|(_, assumed)| assumed) {
@@ -443,7 +449,7 @@ fn decide(
         attempt.rank(rotation).map(Found::Many)
     } else {
         attempt.choose(rotation).map(|choice| {
-            let plan = plan_volumes(cluster, stores, pod, choice.node);
+            let plan = plan_for(cluster, stores, pod, choice.node);
             Found::One(choice.node, plan, (choice.evaluated, choice.feasible))
         })
     };
@@ -458,11 +464,17 @@ fn decide(
     }
 }
 
-fn plan_volumes(cluster: &Cluster, stores: &Stores, pod: &Pod, idx: NodeIdx) -> Plan {
-    match &cluster.node(idx).node {
-        Some(node) if !pod.spec.volumes.is_empty() => volume_binding::plan(stores, pod, node).unwrap_or_default(),
-        _ => Plan::default(),
+/// What the pod needs on the node, which has been found to have it.
+fn plan_for(cluster: &Cluster, stores: &Stores, pod: &Pod, idx: NodeIdx) -> Plan {
+    let mut plan = Plan::default();
+    let Some(node) = &cluster.node(idx).node else { return plan };
+    if !pod.spec.volumes.is_empty() {
+        plan.volumes = volume_binding::plan(stores, pod, node).unwrap_or_default();
     }
+    if !pod.spec.resource_claims.is_empty() {
+        plan.devices = dynamic_resources::plan(stores, pod, node).unwrap_or_default();
+    }
+    plan
 }
 
 /// Takes the node and the volumes for the pod; the node's name.
@@ -472,12 +484,13 @@ fn assume(cluster: &mut Cluster, stores: &Stores, pod: &Arc<Pod>, idx: NodeIdx, 
     let mut assumed = Pod::clone(pod);
     assumed.node_name.clone_from(&name);
     cluster.assume(Arc::new(assumed), idx);
-    assume_volumes(stores, plan, &name);
+    assume_volumes(stores, &plan.volumes, &name);
+    dynamic_resources::assume(stores, pod, &plan.devices);
     name
 }
 
 /// Takes the planned volumes at once, so that the next pod does not.
-fn assume_volumes(stores: &Stores, plan: &Plan, node: &str) {
+fn assume_volumes(stores: &Stores, plan: &volume_binding::Plan, node: &str) {
     for (claim, volume) in &plan.bind {
         let mut taken = (**volume).clone();
         taken.claim = (claim.key(), claim.uid().to_owned());
@@ -491,7 +504,7 @@ fn assume_volumes(stores: &Stores, plan: &Plan, node: &str) {
 }
 
 /// Gives planned volumes back, where nothing newer is known about them.
-fn forget_volumes(stores: &Stores, plan: &Plan) {
+fn forget_volumes(stores: &Stores, plan: &volume_binding::Plan) {
     for (_, volume) in &plan.bind {
         let now = stores.volumes.get(volume.name());
         if now.is_some_and(|now| now.metadata.resource_version == volume.metadata.resource_version) {

@@ -4,9 +4,11 @@ use std::sync::Arc;
 
 use client::store::Store;
 
+use crate::object::device::{DeviceClaim, DeviceClass, Slice};
 use crate::object::storage::{Claim, Class, CsiNode, Volume};
 use crate::object::workload::{Budget, Namespace, ReplicaSet, ReplicationController, Service, StatefulSet};
 use crate::object::{Labels, Named};
+use crate::plugin::dynamic_resources::inventory::Assumed;
 
 /// The stores; informers fill them. Cheap to clone.
 #[derive(Clone, Default)]
@@ -31,6 +33,14 @@ pub struct Stores {
     pub classes: Store<Class>,
     /// CSINodes.
     pub csi_nodes: Store<CsiNode>,
+    /// ResourceClaims.
+    pub device_claims: Store<DeviceClaim>,
+    /// DeviceClasses.
+    pub device_classes: Store<DeviceClass>,
+    /// ResourceSlices.
+    pub slices: Store<Slice>,
+    /// Devices that are decided on but not yet written.
+    pub assumed_devices: Assumed,
 }
 
 impl Stores {

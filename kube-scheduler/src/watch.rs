@@ -9,6 +9,7 @@ use kube::{Api, Client};
 
 use crate::event::Event;
 use crate::object::Named;
+use crate::object::device::{DeviceClaim, DeviceClass, Slice};
 use crate::object::node::Node;
 use crate::object::pod::Pod;
 use crate::object::storage::{Claim, Class, CsiNode, Volume};
@@ -29,6 +30,10 @@ pub struct Watches {
     volumes: Informer<Volume>,
     classes: Informer<Class>,
     csi_nodes: Informer<CsiNode>,
+    device_claims: Informer<DeviceClaim>,
+    device_classes: Informer<DeviceClass>,
+    slices: Informer<Slice>,
+    stores: Stores,
 }
 
 impl Watches {
@@ -39,7 +44,7 @@ impl Watches {
         }
         // Finished pods hold nothing: they leave the watch.
         let unfinished = watcher::Config::default().fields("status.phase!=Succeeded,status.phase!=Failed");
-        Self {
+        let mut this = Self {
             pods: Informer::start(tasks, Api::all(client.clone()), unfinished, |_| {}),
             nodes: all(client, tasks),
             namespaces: all(client, tasks),
@@ -52,11 +57,21 @@ impl Watches {
             volumes: all(client, tasks),
             classes: all(client, tasks),
             csi_nodes: all(client, tasks),
-        }
+            device_claims: all(client, tasks),
+            device_classes: all(client, tasks),
+            slices: all(client, tasks),
+            stores: Stores::default(),
+        };
+        this.stores = this.collect();
+        this
     }
 
     /// The stores that plugins read.
     pub fn stores(&self) -> Stores {
+        self.stores.clone()
+    }
+
+    fn collect(&self) -> Stores {
         Stores {
             namespaces: self.namespaces.store().clone(),
             services: self.services.store().clone(),
@@ -68,6 +83,10 @@ impl Watches {
             volumes: self.volumes.store().clone(),
             classes: self.classes.store().clone(),
             csi_nodes: self.csi_nodes.store().clone(),
+            device_claims: self.device_claims.store().clone(),
+            device_classes: self.device_classes.store().clone(),
+            slices: self.slices.store().clone(),
+            ..Stores::default()
         }
     }
 
@@ -85,6 +104,9 @@ impl Watches {
         self.volumes.synced().await;
         self.classes.synced().await;
         self.csi_nodes.synced().await;
+        self.device_claims.synced().await;
+        self.device_classes.synced().await;
+        self.slices.synced().await;
     }
 
     /// Whether everything is known once.
@@ -114,6 +136,16 @@ impl Watches {
         tell(&self.volumes, scheduler, Event::Storage);
         tell(&self.classes, scheduler, Event::Storage);
         tell(&self.csi_nodes, scheduler, Event::Storage);
+        tell(&self.device_classes, scheduler, Event::Devices);
+        tell(&self.slices, scheduler, Event::Devices);
+        let (to, assumed) = (scheduler.clone(), self.stores.assumed_devices.clone());
+        self.device_claims.on_change(move |change| {
+            let claim = change.object();
+            if matches!(change, Change::Deleted(_)) || claim.allocation.is_some() {
+                assumed.forget(claim.uid());
+            }
+            to.on_event(&Event::Devices);
+        });
         tell(&self.namespaces, scheduler, Event::Namespace);
     }
 }

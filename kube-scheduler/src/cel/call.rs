@@ -70,7 +70,9 @@ fn convert(name: &str, value: &Value) -> Option<Result<Value, String>> {
         ("size", Value::Str(text)) => Value::Int(text.chars().count() as i64),
         ("size", Value::List(list)) => Value::Int(list.len() as i64),
         ("size", Value::Map(map) | Value::Domains(map)) => Value::Int(map.len() as i64),
-        ("int", Value::Int(_)) | ("uint", Value::Uint(_)) | ("double", Value::Double(_)) | ("string", Value::Str(_)) => value.clone(),
+        ("int", Value::Int(_)) | ("uint", Value::Uint(_)) | ("double", Value::Double(_)) | ("string", Value::Str(_)) => {
+            value.clone()
+        }
         ("dyn", value) => value.clone(),
         ("bool", Value::Bool(_)) => value.clone(),
         ("int", Value::Uint(number)) => return Some(i64::try_from(*number).map(Value::Int).map_err(|_| range())),
@@ -103,9 +105,7 @@ fn on_text(text: &str, name: &str, args: &[Value]) -> Option<Result<Value, Strin
         ("trim", []) => Value::from(text.trim()),
         ("split", [Value::Str(separator)]) => Value::List(Arc::new(text.split(&**separator).map(Value::from).collect())),
         ("replace", [Value::Str(from), Value::Str(to)]) => Value::from(text.replace(&**from, to).as_str()),
-        ("indexOf", [Value::Str(other)]) => {
-            Value::Int(text.find(&**other).map_or(-1, |at| text[..at].chars().count() as i64))
-        }
+        ("indexOf", [Value::Str(other)]) => Value::Int(text.find(&**other).map_or(-1, |at| text[..at].chars().count() as i64)),
         ("substring", [Value::Int(from), rest @ ..]) => {
             let count = text.chars().count() as i64;
             let to = match rest {

@@ -114,9 +114,11 @@ impl<'a> Scope<'a> {
                 [] => Ok(Value::Optional(None)),
                 [value, ..] => Ok(Value::Optional(Some(Box::new(self.eval(value)?)))),
             },
-            (Some(list), "all" | "exists" | "exists_one" | "existsOne" | "filter" | "map", [Expr::Ident(variable), bodies @ ..])
-                if !bodies.is_empty() =>
-            {
+            (
+                Some(list),
+                "all" | "exists" | "exists_one" | "existsOne" | "filter" | "map",
+                [Expr::Ident(variable), bodies @ ..],
+            ) if !bodies.is_empty() => {
                 let items = items(self.eval(list)?)?;
                 self.each(name, variable, items, bodies)
             }
@@ -234,7 +236,9 @@ fn binary(op: Op, left: &Value, right: &Value) -> Result<Value, String> {
                 Op::Add => one.checked_add(*two),
                 Op::Sub => one.checked_sub(*two),
                 Op::Mul => one.checked_mul(*two),
-                Op::Div | Op::Rem if *two == 0 => return Err(if op == Op::Div { "division by zero" } else { "modulus by zero" }.to_owned()),
+                Op::Div | Op::Rem if *two == 0 => {
+                    return Err(if op == Op::Div { "division by zero" } else { "modulus by zero" }.to_owned());
+                }
                 Op::Div => one.checked_div(*two),
                 _ => one.checked_rem(*two),
             }
@@ -244,7 +248,9 @@ fn binary(op: Op, left: &Value, right: &Value) -> Result<Value, String> {
                 Op::Add => one.checked_add(*two),
                 Op::Sub => one.checked_sub(*two),
                 Op::Mul => one.checked_mul(*two),
-                Op::Div | Op::Rem if *two == 0 => return Err(if op == Op::Div { "division by zero" } else { "modulus by zero" }.to_owned()),
+                Op::Div | Op::Rem if *two == 0 => {
+                    return Err(if op == Op::Div { "division by zero" } else { "modulus by zero" }.to_owned());
+                }
                 Op::Div => one.checked_div(*two),
                 _ => one.checked_rem(*two),
             }

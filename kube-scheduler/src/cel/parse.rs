@@ -172,7 +172,9 @@ impl Parser {
             self.grow()?;
             if self.take(".") {
                 let optional = self.take("?");
-                let Some(Token::Ident(name)) = self.tokens.next() else { return Err("Syntax error: expected a field".to_owned()) };
+                let Some(Token::Ident(name)) = self.tokens.next() else {
+                    return Err("Syntax error: expected a field".to_owned());
+                };
                 out = if !optional && self.take("(") {
                     Expr::Call(Some(Box::new(out)), name, self.list(")")?)
                 } else {
@@ -237,7 +239,8 @@ impl Parser {
 }
 
 const SIGNS: [&str; 26] = [
-    "||", "&&", "==", "!=", "<=", ">=", "<", ">", "+", "-", "*", "/", "%", "!", "?", ":", ".", ",", "(", ")", "[", "]", "{", "}", "=", ";",
+    "||", "&&", "==", "!=", "<=", ">=", "<", ">", "+", "-", "*", "/", "%", "!", "?", ":", ".", ",", "(", ")", "[", "]", "{", "}",
+    "=", ";",
 ];
 
 fn tokens(text: &str) -> Result<Vec<Token>, String> {

@@ -4,7 +4,8 @@ use std::sync::Arc;
 use super::*;
 
 fn device() -> Value {
-    let map = |entries: Vec<(&str, Value)>| entries.into_iter().map(|(key, value)| (key.to_owned(), value)).collect::<BTreeMap<_, _>>();
+    let map =
+        |entries: Vec<(&str, Value)>| entries.into_iter().map(|(key, value)| (key.to_owned(), value)).collect::<BTreeMap<_, _>>();
     let quantity = |text: &str| Value::Quantity(Arc::new(api::quantity::Quantity::parse(text).unwrap()));
     let attributes = map(vec![
         ("model", "a100".into()),
@@ -17,7 +18,10 @@ fn device() -> Value {
         ("attributes", Value::Domains(Arc::new(map(vec![("gpu.example.com", Value::Map(Arc::new(attributes)))])))),
         (
             "capacity",
-            Value::Domains(Arc::new(map(vec![("gpu.example.com", Value::Map(Arc::new(map(vec![("memory", quantity("40Gi"))]))))]))),
+            Value::Domains(Arc::new(map(vec![(
+                "gpu.example.com",
+                Value::Map(Arc::new(map(vec![("memory", quantity("40Gi"))]))),
+            )]))),
         ),
     ])))
 }
@@ -44,7 +48,12 @@ fn selectors_say_yes_and_no() {
         (format!("has({gpu}.model) && !has({gpu}.absent)"), true),
         ("has(device.attributes['other'].x) ? false : true".to_owned(), true),
         (format!("cel.bind(a, {gpu}, a.model == 'a100' && a.index == 3)"), true),
-        (format!("['a', 'b'].exists(x, {gpu}.model.startsWith(x)) && [1, 2].all(n, n > 0) && [1, 2, 3].filter(n, n > 1).size() == 2"), true),
+        (
+            format!(
+                "['a', 'b'].exists(x, {gpu}.model.startsWith(x)) && [1, 2].all(n, n > 0) && [1, 2, 3].filter(n, n > 1).size() == 2"
+            ),
+            true,
+        ),
         ("[1, 2].map(n, n * 2) == [2, 4] && [1].exists_one(n, n == 1)".to_owned(), true),
         (format!("{gpu}.?absent.orValue('x') == 'x' && {gpu}[?'model'].hasValue()"), true),
         ("1 + 2 * 3 == 7 && (1 + 2) * 3 == 9 && -3 / 2 == -1 && 7 % 4 == 3 && 1 < 1.5 && 2u == 2".to_owned(), true),
@@ -76,10 +85,17 @@ fn errors_are_errors_unless_the_other_side_decides() {
 
 #[test]
 fn what_is_no_expression_is_refused_and_work_is_bounded() {
-    for text in ["", "1 +", "a b", "'open", "(1", "[1, 2", "a..b", "#", "1 ? 2", "'\\q'", "99999999999999999999", "{1: 2", "a = b"] {
+    for text in
+        ["", "1 +", "a b", "'open", "(1", "[1, 2", "a..b", "#", "1 ? 2", "'\\q'", "99999999999999999999", "{1: 2", "a = b"]
+    {
         assert!(compile(text).is_err(), "{text}");
     }
-    for deep in [format!("{}1{}", "(".repeat(5_000), ")".repeat(5_000)), "!".repeat(5_000) + "true", "a".to_owned() + &".b".repeat(4_000), "1".to_owned() + &"+1".repeat(4_000)] {
+    for deep in [
+        format!("{}1{}", "(".repeat(5_000), ")".repeat(5_000)),
+        "!".repeat(5_000) + "true",
+        "a".to_owned() + &".b".repeat(4_000),
+        "1".to_owned() + &"+1".repeat(4_000),
+    ] {
         assert!(compile(&deep).is_err());
     }
     let list = format!("[{}]", vec!["1"; 60].join(","));

@@ -33,6 +33,8 @@ pub struct Pod {
     pub scheduled: Option<Scheduled>,
     /// `status.startTime`.
     pub started: Option<Timestamp>,
+    /// Claims made from templates: the pod's name for each, and the claim's name; `None` where there was nothing to ask for.
+    pub generated_claims: Vec<(String, Option<String>)>,
 }
 
 /// The condition PodScheduled.
@@ -79,8 +81,17 @@ pub struct Spec {
     pub images: Vec<String>,
     /// Volumes that matter for placement.
     pub volumes: Vec<Volume>,
-    /// Names of resource claims (of templates: in the pod's status).
-    pub resource_claims: bool,
+    /// Resource claims.
+    pub resource_claims: Vec<ClaimReference>,
+}
+
+/// A pod's use of a resource claim.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct ClaimReference {
+    /// What the pod calls it.
+    pub name: String,
+    /// The claim's name; `None` where it is made from a template, see [`Pod::generated_claims`].
+    pub claim: Option<String>,
 }
 
 /// Terms on other pods.
@@ -266,13 +277,20 @@ struct WireSpec {
     resources: Option<WireResources>,
     host_network: Option<bool>,
     volumes: Option<Vec<WireVolume>>,
-    resource_claims: Option<Vec<serde::de::IgnoredAny>>,
+    resource_claims: Option<Vec<WireReference>>,
 }
 
 #[derive(Default, Deserialize)]
 struct WireName {
     #[serde(default)]
     name: String,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct WireReference {
+    name: String,
+    resource_claim_name: Option<String>,
 }
 
 #[derive(Default, Deserialize)]
@@ -324,6 +342,7 @@ struct WireStatus {
     nominated_node_name: Option<String>,
     start_time: Option<Time>,
     conditions: Option<Vec<WireCondition>>,
+    resource_claim_statuses: Option<Vec<WireReference>>,
 }
 
 #[derive(Default, Deserialize)]
@@ -354,6 +373,10 @@ impl From<Wire> for Pod {
                 message: condition.message.unwrap_or_default(),
             }),
             started: wire.status.start_time.map(|time| time.0),
+            generated_claims: {
+                let statuses = wire.status.resource_claim_statuses.into_iter().flatten();
+                statuses.map(|status| (status.name, status.resource_claim_name)).collect()
+            },
         }
     }
 }
@@ -425,7 +448,10 @@ fn compile(wire: WireSpec, metadata: &ObjectMeta) -> Spec {
             .map(normalized_image)
             .collect(),
         volumes: wire.volumes.into_iter().flatten().filter_map(volume).collect(),
-        resource_claims: wire.resource_claims.is_some_and(|claims| !claims.is_empty()),
+        resource_claims: {
+            let claims = wire.resource_claims.into_iter().flatten();
+            claims.map(|claim| ClaimReference { name: claim.name, claim: claim.resource_claim_name }).collect()
+        },
     }
 }
 

@@ -39,7 +39,8 @@ pub(crate) enum Amount {
 }
 
 impl Amount {
-    fn quantity(&self) -> Option<Quantity> {
+    /// The quantity; `None` where it is none.
+    pub(crate) fn quantity(&self) -> Option<Quantity> {
         match self {
             Self::Text(text) => Quantity::parse(text).ok(),
             Self::Number(number) => Quantity::parse(&number.to_string()).ok(),

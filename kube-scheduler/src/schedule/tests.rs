@@ -116,9 +116,14 @@ fn decisions_are_upstreams_in_its_recorded_clusters() {
 
 #[test]
 fn among_equals_the_top_of_the_heap_is_chosen() {
-    for (totals, position) in
-        [(vec![7], 0), (vec![5, 5], 0), (vec![1, 5, 5], 1), (vec![1, 2, 5, 5], 3), (vec![0, 0, 0, 9, 9], 3), (vec![1, 2, 9, 9, 3], 3)]
-    {
+    for (totals, position) in [
+        (vec![7], 0),
+        (vec![5, 5], 0),
+        (vec![1, 5, 5], 1),
+        (vec![1, 2, 5, 5], 3),
+        (vec![0, 0, 0, 9, 9], 3),
+        (vec![1, 2, 9, 9, 3], 3),
+    ] {
         assert_eq!(top(&totals, &mut Vec::new()), position, "{totals:?}");
     }
 }
