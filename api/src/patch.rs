@@ -164,7 +164,7 @@ impl Patch {
             message,
         };
         let mut decoded = if self.kind == PatchType::Strategic {
-            schema.decode_value(patched, validation).map_err(|error| {
+            schema.decode_generic(patched, validation).map_err(|error| {
                 let message = error.to_string();
                 // Strategic merges are converted from generic maps in Go, which words this one differently.
                 let prefix = if message.starts_with("illegal base64") { "error decoding from json: " } else { "" };

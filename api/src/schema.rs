@@ -106,6 +106,14 @@ impl Schema {
         decode::from_value(self, value, validation)
     }
 
+    /// The same in the words of upstream's converter from generic maps, through which strategic merges go.
+    ///
+    /// # Errors
+    /// The first value of a wrong type.
+    pub fn decode_generic(&self, value: Value, validation: FieldValidation) -> Result<Decoded, DecodeError> {
+        decode::from_generic(self, value, validation)
+    }
+
     /// The same without taking the tree.
     ///
     /// # Errors

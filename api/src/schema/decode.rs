@@ -119,6 +119,14 @@ pub(super) fn from_value(schema: &Schema, value: Value, validation: FieldValidat
     context.finish(object)
 }
 
+pub(super) fn from_generic(schema: &Schema, value: Value, validation: FieldValidation) -> Result<Decoded, DecodeError> {
+    let mut context = Context::new(&schema.table, validation);
+    context.generic = true;
+    let seed = Seed { context: &mut context, kind: schema.root, go_type: "", owner: None };
+    let object = seed.deserialize(value).map_err(|error| DecodeError::Syntax(error.to_string()))?;
+    context.finish(object)
+}
+
 pub(super) fn from_ref(schema: &Schema, value: &Value, validation: FieldValidation) -> Result<Decoded, DecodeError> {
     let mut context = Context::new(&schema.table, validation);
     let seed = Seed { context: &mut context, kind: schema.root, go_type: "", owner: None };
@@ -145,6 +153,8 @@ struct Context<'a> {
     strict: bool,
     /// The whole document is untyped: strict checks hold within [`Type::Any`] too.
     untyped: bool,
+    /// The words of upstream's converter from generic maps: no map keys in paths, its own text for wrong types.
+    generic: bool,
     /// `spec.containers[0].name`, for unknown and duplicate fields.
     path: String,
     /// `spec.containers.name`: Go's errors leave indexes and map keys out.
@@ -161,6 +171,7 @@ impl<'a> Context<'a> {
             table,
             strict,
             untyped: false,
+            generic: false,
             path: String::new(),
             go_path: String::new(),
             problems: Vec::new(),
@@ -185,6 +196,22 @@ impl<'a> Context<'a> {
             return;
         }
         let go_type = go_type.trim_start_matches('*');
+        let composite = match kind {
+            Type::Struct(_) => "struct",
+            Type::List(_) => "slice",
+            Type::Map(_) => "map",
+            _ => "",
+        };
+        if self.generic && !composite.is_empty() {
+            let what = match what {
+                "array" => "slice",
+                "object" => "map",
+                what if what.starts_with("number") => "int64",
+                what => what,
+            };
+            self.error = Some(format!("cannot restore {composite} from: {what}"));
+            return;
+        }
         self.error = Some(match owner {
             Some(owner) => {
                 format!(
@@ -564,7 +591,7 @@ fn decode_map<'de, 'a, A: MapAccess<'de>>(
         if out.contains_key(&key) {
             context.problem(true, &key, None);
         }
-        let mark = context.enter(&key, None);
+        let mark = if context.generic { (context.path.len(), context.go_path.len()) } else { context.enter(&key, None) };
         let seed = Seed { context: &mut *context, kind: element, go_type, owner };
         let value = access.next_value_seed(seed);
         context.leave(mark);

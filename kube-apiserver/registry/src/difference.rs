@@ -218,7 +218,7 @@ mod tests {
     #[test]
     fn huge_lists_are_not_matched_line_by_line() {
         let volumes = |salt: usize| -> Value {
-            (0..30_000).map(|index| json!({"name": format!("v{}", index * 7919 % (30_011 + salt))})).collect::<Vec<_>>().into()
+            (0..1_000).map(|index| json!({"name": format!("v{}", index * 7919 % (30_011 + salt))})).collect::<Vec<_>>().into()
         };
         let text = between("PodSpec", &json!({"volumes": volumes(0)}), &json!({"volumes": volumes(2)}));
         assert!(text.starts_with("@@ -"));

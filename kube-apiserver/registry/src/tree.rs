@@ -148,7 +148,8 @@ impl Tree for Value {
     }
 }
 
-/// Equality as Go's `Semantic.DeepEqual` has it on decoded objects: absent, null and empty lists and maps are equal.
+/// Equality as Go's `Semantic.DeepEqual` has it on canonical objects: absent, null and empty lists are equal; an empty object may be a
+/// pointer that is set, and differs from none.
 pub fn same(a: &Value, b: &Value) -> bool {
     match (a, b) {
         (Value::Object(x), Value::Object(y)) => {
@@ -164,7 +165,6 @@ fn hollow(value: &Value) -> bool {
     match value {
         Value::Null => true,
         Value::Array(list) => list.is_empty(),
-        Value::Object(map) => map.is_empty(),
         _ => false,
     }
 }

@@ -306,11 +306,11 @@ impl Server {
                 None => drop(object["metadata"].as_object_mut().unwrap().remove(key)),
             }
         }
-        resource.strategy.prepare_for_update(&context, &mut object, &old);
-        schema.normalize(&mut object);
         let request = attributes(resource, admission::Operation::Update, &namespace, &object);
         let mut warnings = Vec::new();
         self.runtime.block_on(self.chain.admit(&request, &mut object, Some(&old), &mut warnings))?;
+        resource.strategy.prepare_for_update(&context, &mut object, &old);
+        schema.normalize(&mut object);
         allocate(resource, &mut object);
         let errors = resource.errors_on_update(&context, &object, &old);
         if !errors.is_empty() {

@@ -56,7 +56,7 @@ pub fn cached(served: &Served, namespace: &str, name: &str) -> Option<Current> {
 /// # Errors
 /// etcd is away.
 pub async fn stored(call: &Call, served: &Served, namespace: &str, name: &str) -> Result<Option<Current>, Status> {
-    let storage = &call.server.caches.storage;
+    let storage = &served.caches.storage;
     let (found, _) = storage.get(&storage.key(&served.path(namespace, name))).await.map_err(unavailable)?;
     found.map(|found| current(&found)).transpose()
 }
@@ -148,7 +148,7 @@ pub async fn create(call: &mut Call, served: &Arc<Served>, mut object: Value, op
         // Upstream tells of the conflict in a dry run too.
         if stored(call, served, &namespace, &name_told).await?.is_some() { Err(Error::Exists) } else { Ok(0) }
     } else {
-        let storage = &server.caches.storage;
+        let storage = &served.caches.storage;
         let ttl = served.resource.expires.then_some(server.config.event_ttl);
         let bytes = document(served, &mut object)?;
         storage.create(&storage.key(&served.path(&namespace, &name_told)), &bytes, ttl).await
@@ -269,7 +269,7 @@ where
             }
             return Ok(Written { object, created: false });
         }
-        let storage = &server.caches.storage;
+        let storage = &served.caches.storage;
         let key = storage.key(&served.path(namespace, name));
         // The last finalizer of an object marked for deletion is gone: this write removes it.
         let removes = metadata::is_finished(served, &object);
@@ -344,18 +344,18 @@ where
         metadata::carry_over(served, namespace, name, &mut object, &old)?;
         // Before the strategy, as upstream: what it takes back is owned all the same.
         track(call, served, Some(&old), &mut object, options);
-        if subresource.is_empty() {
-            strategy.prepare_for_update(context, &mut object, &old);
-        } else {
-            strategy.prepare_for_subresource(context, &mut object, &old);
-        }
-        served.schema.normalize(&mut object);
         let before = object.clone();
         server.admit(call, served, Operation::Update, &mut object, Some(&old), options).await?;
         if object != before {
             strategy.default(&mut object);
             served.schema.normalize(&mut object);
         }
+        if subresource.is_empty() {
+            strategy.prepare_for_update(context, &mut object, &old);
+        } else {
+            strategy.prepare_for_subresource(context, &mut object, &old);
+        }
+        served.schema.normalize(&mut object);
         server.allocators.on_change(call, served, &old, &mut object, options.dry_run).await?;
         let mut errors = served.resource.errors_on_update(context, &object, &old);
         if !errors.is_empty() {
