@@ -4,6 +4,7 @@ pub mod duration;
 pub mod flags;
 pub mod health;
 pub mod logging;
+pub mod memory;
 pub mod metrics;
 pub mod serve;
 pub mod tasks;

@@ -9,6 +9,7 @@ use kube_controller_manager::options::Options;
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> std::process::ExitCode {
+    component::memory::no_huge_pages();
     let options = Options::parse_from(component::flags::normalize(std::env::args_os()));
     if options.version.is_some() {
         use std::io::Write;

@@ -17,7 +17,7 @@ use crate::config::Config;
 use crate::context::Context;
 use crate::controllers::{ABSENT, CONTROLLERS, Controller};
 use crate::credentials::Clients;
-use crate::serving;
+use crate::{pods, serving};
 
 /// This name is on requests, leases and events.
 const COMPONENT: &str = "kube-controller-manager";
@@ -138,6 +138,7 @@ async fn anonymous(connection: &connect::Options) -> anyhow::Result<kube::Client
 /// Starts every selected controller. One that cannot start ends the process: half a controller manager is worse than none.
 async fn lead(config: &Arc<Config>, clients: &Clients, own: &kube::Client, watches: &kube::Client, tasks: Tasks) {
     let informers = Informers::new(own.clone(), tasks.clone());
+    informers.trim(pods::slim::slim);
     let recorder = Recorder::new(own.clone(), &tasks, COMPONENT, "");
     for row in CONTROLLERS.iter().filter(|row| config.controllers.contains(&row.name)) {
         let ctx = Context {

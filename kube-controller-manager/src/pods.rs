@@ -1,5 +1,7 @@
 //! What controllers read from pods: phases, readiness, availability, and the order in which to delete them.
 
+pub mod slim;
+
 use std::cmp::Ordering;
 use std::sync::Arc;
 

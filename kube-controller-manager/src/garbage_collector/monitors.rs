@@ -122,7 +122,7 @@ pub async fn resync(collector: &Arc<Collector>) {
 
 async fn follow(collector: Arc<Collector>, client: Client, kind: Arc<str>, found: Found, synced: Arc<AtomicBool>) {
     let api: Api<PartialObjectMeta<DynamicObject>> = Api::all_with(client, &found.resource);
-    let mut stream = pin!(watcher::watcher(api, watcher::Config::default()));
+    let mut stream = pin!(watcher::watcher(api, watcher::Config::default().page_size(client::informer::PAGE)));
     let mut listed: HashSet<Uid> = HashSet::new();
     let mut namespaces: HashMap<String, Arc<str>> = HashMap::new();
     let mut failures = 0_u32;
