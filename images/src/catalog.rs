@@ -134,9 +134,10 @@ fn extensions_dir() -> Result<PathBuf> {
     bail!("no iptables extensions below /usr/lib/*/xtables; apt-get install iptables")
 }
 
-/// Tools for tests and the tour: busybox, bash and our echo server.
+/// Tools for tests and the tour: busybox, bash, our echo server and what tests of a node need (a CSI driver, a registry, …).
 fn test(bins: &Path, version: &str) -> Result<Image> {
     let mut image = component(bins, "rk-test", version)?;
+    image.entries.insert("/usr/local/bin/rk-test-node".to_owned(), Entry::File(ours(bins, "rk-test-node")?));
     busybox(&mut image)?;
     program(&mut image, "/usr/bin", Path::new("/bin/bash"))?;
     image.entries.insert("/bin/bash".to_owned(), Entry::Link("/usr/bin/bash".to_owned()));
