@@ -37,11 +37,13 @@ pub struct Caches {
     rewound: Notify,
     touching: tokio::sync::Mutex<()>,
     by_resource: ArcSwap<HashMap<(String, String), lister::Known>>,
+    /// Resources that lie in other etcds.
+    others: Vec<Arc<Caches>>,
 }
 
 impl Caches {
     /// Empty caches for the given resources.
-    pub fn new(storage: Storage, resources: impl IntoIterator<Item = ResourceCache>) -> Arc<Self> {
+    pub fn new(storage: Storage, resources: impl IntoIterator<Item = ResourceCache>, others: Vec<Arc<Self>>) -> Arc<Self> {
         let by_path = resources.into_iter().map(|cache| (cache.path.clone(), Arc::new(cache))).collect();
         Arc::new(Self {
             storage,
@@ -50,17 +52,28 @@ impl Caches {
             rewound: Notify::new(),
             touching: tokio::sync::Mutex::default(),
             by_resource: ArcSwap::default(),
+            others,
         })
     }
 
     /// The cache of the objects below this path.
     pub fn by_path(&self, path: &str) -> Option<Arc<ResourceCache>> {
-        self.by_path.load().get(path).cloned()
+        self.by_path.load().get(path).cloned().or_else(|| self.others.iter().find_map(|other| other.by_path(path)))
+    }
+
+    /// The caches of the etcd that holds the objects below this path: these, or others.
+    pub fn home(self: &Arc<Self>, path: &str) -> Arc<Self> {
+        self.others.iter().find(|other| other.by_path.load().contains_key(path)).unwrap_or(self).clone()
+    }
+
+    /// These and all others.
+    pub fn homes(self: &Arc<Self>) -> impl Iterator<Item = &Arc<Self>> {
+        std::iter::once(self).chain(&self.others)
     }
 
     /// All caches.
     pub fn all(&self) -> Vec<Arc<ResourceCache>> {
-        self.by_path.load().values().cloned().collect()
+        self.by_path.load().values().cloned().chain(self.others.iter().flat_map(|other| other.all())).collect()
     }
 
     /// The revision that all caches have passed.
@@ -70,7 +83,9 @@ impl Caches {
 
     /// Completes once the caches were loaded the first time.
     pub async fn loaded(&self) {
-        let _ = self.progress.subscribe().wait_for(|revision| *revision > 0).await;
+        for caches in std::iter::once(self).chain(self.others.iter().map(AsRef::as_ref)) {
+            let _ = caches.progress.subscribe().wait_for(|revision| *revision > 0).await;
+        }
     }
 
     /// Waits until the caches hold everything that was written before the call.

@@ -148,6 +148,7 @@ impl TryFrom<Options> for Config {
             strict_transport_security_directives,
             cors_allowed_origins,
             etcd_servers,
+            etcd_servers_overrides,
             etcd_prefix,
             etcd_cafile,
             etcd_certfile,
@@ -306,6 +307,7 @@ impl TryFrom<Options> for Config {
         let api_audiences = if api_audiences.is_empty() { issuers.clone() } else { api_audiences };
         Ok(Self {
             etcd: EtcdConfig {
+                overrides: etcd_servers_overrides.iter().map(|text| parse_override(text)).collect::<anyhow::Result<_>>()?,
                 servers: etcd_servers.iter().map(|server| server.trim().to_owned()).collect(),
                 prefix: format!("/{}", etcd_prefix.trim_matches('/')),
                 ca: etcd_cafile.as_ref().map(read).transpose()?,
@@ -379,6 +381,21 @@ impl TryFrom<Options> for Config {
             kubernetes_node_port: kubernetes_service_node_port,
         })
     }
+}
+
+/// Resources that this server reads from and writes to etcd by itself, always in the main one.
+const AT_HOME: &[&str] = &["resourcequotas", "ipaddresses"];
+
+/// `group/resource#server;server`
+fn parse_override(text: &str) -> anyhow::Result<(String, String, Vec<String>)> {
+    const FORMAT: &str =
+        "--etcd-servers-overrides invalid, must be of format: group/resource#servers, where servers are URLs, semicolon separated";
+    let (what, servers) = text.split_once('#').context(FORMAT)?;
+    let (group, resource) = what.trim().split_once('/').context(FORMAT)?;
+    let servers: Vec<String> = servers.split(';').map(|server| server.trim().to_owned()).filter(|server| !server.is_empty()).collect();
+    ensure!(!servers.is_empty() && !resource.is_empty() && !servers.iter().any(|server| server.contains('#')), FORMAT);
+    ensure!(!AT_HOME.contains(&resource), "--etcd-servers-overrides for {resource} is not yet supported by rk");
+    Ok((group.to_owned(), resource.to_owned(), servers))
 }
 
 /// `a=b,c` as a map; a name alone is `true`.

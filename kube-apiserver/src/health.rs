@@ -78,7 +78,7 @@ impl Health {
 
     fn checks(&self, server: &Server, endpoint: &str) -> Vec<(String, Result<(), String>)> {
         let etcd = self.etcd.lock().clone();
-        let synced = if server.caches.revision() > 0 { Ok(()) } else { Err("the cache is not loaded".to_owned()) };
+        let synced = if server.caches.homes().all(|caches| caches.revision() > 0) { Ok(()) } else { Err("the cache is not loaded".to_owned()) };
         let bootstrapped = if self.bootstrapped.load(Ordering::Acquire) { Ok(()) } else { Err("not finished".to_owned()) };
         let mut checks = vec![("ping".to_owned(), Ok(())), ("log".to_owned(), Ok(())), ("etcd".to_owned(), etcd.clone())];
         if endpoint == "readyz" {
@@ -146,7 +146,8 @@ impl Default for Health {
 pub async fn watch_etcd(server: Arc<Server>) {
     let timeout = server.config.etcd_healthcheck_timeout;
     loop {
-        let result = match tokio::time::timeout(timeout, server.caches.storage.current_revision()).await {
+        let all = futures::future::try_join_all(server.caches.homes().map(|caches| caches.storage.current_revision()));
+        let result = match tokio::time::timeout(timeout, all).await {
             Ok(Ok(_)) => Ok(()),
             Ok(Err(error)) => Err(error.to_string()),
             Err(_) => Err("error getting data from etcd: context deadline exceeded".to_owned()),

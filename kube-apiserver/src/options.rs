@@ -82,6 +82,9 @@ pub struct Options {
     /// etcd's addresses.
     #[arg(long, value_delimiter = ',')]
     pub etcd_servers: Vec<String>,
+    /// `group/resource#server;server`: resources that are kept in another etcd.
+    #[arg(long, value_delimiter = ',')]
+    pub etcd_servers_overrides: Vec<String>,
     /// Path below which everything lies.
     #[arg(long, default_value = "/registry")]
     pub etcd_prefix: String,
@@ -371,7 +374,6 @@ pub const NOT_YET: &[&str] = &[
     "emulation-forward-compatible",
     "enable-aggregator-routing",
     "enable-logs-handler",
-    "etcd-servers-overrides",
     "log-json-info-buffer-size",
     "log-json-split-stream",
     "log-text-info-buffer-size",

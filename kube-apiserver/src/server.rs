@@ -1,5 +1,6 @@
 //! The API server: what is shared by all requests, how it is put together, and its listener.
 
+use std::collections::HashSet;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -114,21 +115,8 @@ pub async fn start(config: Config, tasks: &Tasks) -> anyhow::Result<Running> {
         storage = storage.encrypted(encryption.clone());
     }
     let resources = bootstrap::served_resources(&config);
-    let mut caches: Vec<ResourceCache> = Vec::new();
-    // Rows of the stored version first: selectable fields are read from stored documents.
-    for resource in registry::everything() {
-        if !table::is_stored(&resource) || resource.stored_as != resource.api_version() {
-            continue;
-        }
-        if caches.iter().all(|cache| cache.path != resource.storage_path) {
-            caches.push(ResourceCache::new(&resource.storage_path, resource.names.namespaced, &resource.selectable));
-        }
-    }
-    let caches = Caches::new(storage.clone(), caches);
-    for resource in registry::everything() {
-        caches.name(&resource.names.group, &resource.names.plural, &resource.storage_path);
-    }
-    let table = Table::new(resources, |path| caches.by_path(path));
+    let caches = caches(&config, &storage, encryption.as_ref()).await?;
+    let table = Table::new(resources, &caches);
     let lister: Arc<dyn Lister> = caches.clone();
     let authenticator = config.authenticator(lister.clone())?;
     let authorizers = Arc::new(Authorizers::new(config.authorization_modes.clone(), lister.clone()));
@@ -165,8 +153,10 @@ pub async fn start(config: Config, tasks: &Tasks) -> anyhow::Result<Running> {
         authorizers,
         config,
     });
-    tasks.spawn("cache-feed", feed::run(server.caches.clone()));
-    tasks.spawn("etcd-compaction", compaction::run(storage, server.config.etcd_compaction_interval));
+    for caches in server.caches.homes() {
+        tasks.spawn("cache-feed", feed::run(caches.clone()));
+        tasks.spawn("etcd-compaction", compaction::run(caches.storage.clone(), server.config.etcd_compaction_interval));
+    }
     let followed = encryption.filter(|_| server.config.etcd.encryption.as_ref().is_some_and(|(_, follow)| *follow));
     tasks.spawn("reload", reload(server.clone(), followed));
     tasks.spawn("health", crate::health::watch_etcd(server.clone()));
@@ -184,6 +174,54 @@ fn bind(address: SocketAddr, share: bool) -> std::io::Result<TcpListener> {
     socket.set_reuseport(share)?;
     socket.bind(address)?;
     socket.listen(4096)
+}
+
+/// Empty caches of all resources, those in other etcds (`--etcd-servers-overrides`) beside the rest.
+async fn caches(config: &Config, storage: &Storage, encryption: Option<&Arc<Encryption>>) -> anyhow::Result<Arc<Caches>> {
+    let mut here: Vec<ResourceCache> = Vec::new();
+    let mut elsewhere: Vec<(&Vec<String>, Vec<ResourceCache>)> = Vec::new();
+    let mut known: HashSet<String> = HashSet::new();
+    for (group, resource, _) in &config.etcd.overrides {
+        let there = |row: &registry::resource::Resource| row.names.group == *group && row.names.plural == *resource;
+        anyhow::ensure!(registry::everything().iter().any(there), "--etcd-servers-overrides: {group}/{resource} is no resource");
+    }
+    // Rows of the stored version first: selectable fields are read from stored documents.
+    for resource in registry::everything() {
+        if !table::is_stored(&resource)
+            || resource.stored_as != resource.api_version()
+            || !known.insert(resource.storage_path.clone())
+        {
+            continue;
+        }
+        let cache = ResourceCache::new(&resource.storage_path, resource.names.namespaced, &resource.selectable);
+        // Any of the names under which the objects are served.
+        let moved = config.etcd.overrides.iter().find(|(group, plural, _)| {
+            registry::everything()
+                .iter()
+                .any(|row| row.storage_path == resource.storage_path && row.names.group == *group && row.names.plural == *plural)
+        });
+        match moved {
+            None => here.push(cache),
+            Some((_, _, servers)) => match elsewhere.iter_mut().find(|(have, _)| *have == servers) {
+                Some((_, list)) => list.push(cache),
+                None => elsewhere.push((servers, vec![cache])),
+            },
+        }
+    }
+    let mut others = Vec::new();
+    for (servers, list) in elsewhere {
+        let mut storage =
+            Storage::connect(&config.etcd.at(servers)).await.context("failed to prepare the connection to another etcd")?;
+        if let Some(encryption) = encryption {
+            storage = storage.encrypted(encryption.clone());
+        }
+        others.push(Caches::new(storage, list, Vec::new()));
+    }
+    let caches = Caches::new(storage.clone(), here, others);
+    for resource in registry::everything() {
+        caches.name(&resource.names.group, &resource.names.plural, &resource.storage_path);
+    }
+    Ok(caches)
 }
 
 /// Encryption at rest, where it is configured.

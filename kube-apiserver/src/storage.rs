@@ -25,6 +25,8 @@ use encryption::Encryption;
 pub struct EtcdConfig {
     /// `--etcd-servers`.
     pub servers: Vec<String>,
+    /// `--etcd-servers-overrides`: group, resource, and where they are kept.
+    pub overrides: Vec<(String, String, Vec<String>)>,
     /// `--etcd-prefix`, with a leading and without a trailing slash: `/registry`.
     pub prefix: String,
     /// `--etcd-cafile`, read.
@@ -56,6 +58,14 @@ pub enum Error {
     /// etcd refused: out of space, request too large, permission denied.
     #[error("{0}")]
     Refused(String),
+}
+
+impl EtcdConfig {
+    /// The same with other servers.
+    #[must_use]
+    pub fn at(&self, servers: &[String]) -> Self {
+        Self { servers: servers.to_vec(), ..self.clone() }
+    }
 }
 
 impl From<etcd_client::Error> for Error {

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use api::schema::Schema;
 use registry::resource::Resource;
 
+use crate::cache::Caches;
 use crate::cache::resource::ResourceCache;
 
 /// One served resource.
@@ -16,6 +17,8 @@ pub struct Served {
     pub schema: Schema,
     /// Its objects; `None` where it stores none (reviews, bindings).
     pub cache: Option<Arc<ResourceCache>>,
+    /// The etcd they lie in, and all that lies there.
+    pub caches: Arc<Caches>,
     /// Whether stored documents are of another version.
     pub converted: bool,
     /// Its number, to remember encodings by.
@@ -64,7 +67,7 @@ pub struct Table {
 
 impl Table {
     /// Joins the rows with their caches.
-    pub fn new(resources: Vec<Resource>, cache: impl Fn(&str) -> Option<Arc<ResourceCache>>) -> Self {
+    pub fn new(resources: Vec<Resource>, caches: &Arc<Caches>) -> Self {
         let mut table = Self::default();
         for (number, resource) in resources.into_iter().enumerate() {
             let names = &resource.names;
@@ -80,7 +83,8 @@ impl Table {
             let key = (names.group.clone(), names.version.clone(), names.plural.clone());
             let served = Arc::new(Served {
                 schema,
-                cache: cache(&resource.storage_path).filter(|_| is_stored(&resource)),
+                cache: caches.by_path(&resource.storage_path).filter(|_| is_stored(&resource)),
+                caches: caches.home(&resource.storage_path),
                 converted: resource.stored_as != resource.api_version() || resource.conversion.is_some(),
                 number: u32::try_from(number).unwrap_or(u32::MAX),
                 resource,

@@ -18,16 +18,23 @@ use crate::storage::{Error, Stored};
 const PAGE: i64 = 1000;
 /// Pause between attempts when etcd is away.
 const RETRY: Duration = Duration::from_millis(200);
+/// Revisions that are passed after a restore; they cost about a millisecond each.
+const PASS_MOST: u64 = 20_000;
+/// Writes on their way at once meanwhile.
+const PASS_BATCH: u64 = 64;
 
 /// Feeds the caches until dropped.
 pub async fn run(caches: Arc<Caches>) {
     // The last event seen: where to go on, and the proof that etcd still has the same history.
     let mut last: Option<Stored> = None;
+    let mut seen = 0;
     loop {
+        seen = seen.max(caches.revision());
         let outcome = async {
             let resume = caches.revision();
             if resume == 0 || !same_history(&caches, resume, last.as_ref()).await? {
                 last = None;
+                pass(&caches, seen).await?;
                 load(&caches).await?;
             }
             follow(&caches, &mut last).await
@@ -39,6 +46,7 @@ pub async fn run(caches: Arc<Caches>) {
         match outcome {
             Ok(()) => debug!("The stream from etcd ended"),
             Err(Broken::Rewound) => {
+                seen = seen.max(caches.revision());
                 warn!("etcd has another history than the cache: loading anew");
                 last = None;
                 caches.progress.send_replace(0);
@@ -83,6 +91,23 @@ async fn same_history(caches: &Caches, revision: u64, last: Option<&Stored>) -> 
         Err(Error::Compacted | Error::Future) => Ok(false),
         Err(error) => Err(error),
     }
+}
+
+/// Writes until etcd has passed a revision of the history that a restore has ended. Clients still name such revisions: they must find them too
+/// old, and list anew, rather than go on from there in a history where they mean something else.
+async fn pass(caches: &Caches, seen: u64) -> Result<(), Error> {
+    let mut current = caches.storage.current_revision().await?;
+    if current > seen || seen - current > PASS_MOST {
+        return Ok(());
+    }
+    info!(from = current, to = seen, "Passing the revisions of the former history");
+    while current <= seen {
+        let batch = (seen + 1 - current).min(PASS_BATCH);
+        for revision in futures::future::join_all((0..batch).map(|_| caches.storage.touch())).await {
+            current = current.max(revision?);
+        }
+    }
+    Ok(())
 }
 
 /// Reads everything below the prefix at one revision.

@@ -40,7 +40,7 @@ pub(super) async fn create(call: &mut Call) -> Result<Response, Status> {
     let mut wanted = DeleteOptions::check(eviction.get("deleteOptions").cloned().unwrap_or_else(|| json!({})))?;
     wanted.dry_run |= options.dry_run;
     let pods = call.served.clone();
-    call.server.caches.fresh().await?;
+    call.served.caches.fresh().await?;
     let pod = match write::cached(&pods, &namespace, &name) {
         Some(current) => current.object(&pods)?,
         None => return Err(Status::not_found("", "pods", &name)),
@@ -68,7 +68,7 @@ async fn ask_budget(call: &mut Call, namespace: &str, pod: &Value, dry_run: bool
     let table = call.server.table.load_full();
     let Some(served) = table.get("policy", "v1", "poddisruptionbudgets").cloned() else { return Ok(()) };
     let Some(cache) = served.cache.clone() else { return Ok(()) };
-    let snapshot = call.server.caches.snapshot(&cache);
+    let snapshot = served.caches.snapshot(&cache);
     let budgets: Vec<Value> = snapshot
         .from(&Scope::Namespace(namespace.to_owned()), None)
         .map(|entry| entry.parse())

@@ -20,8 +20,8 @@ pub(crate) struct Kubelet {
 
 /// The pod named in the path.
 pub(super) async fn pod(call: &Call) -> Result<Arc<Value>, Status> {
-    call.server.caches.ready().await?;
-    call.server.caches.fresh().await?;
+    call.served.caches.ready().await?;
+    call.served.caches.fresh().await?;
     let found = call.server.caches.get("", "pods", &call.info.namespace, &call.info.name);
     found.ok_or_else(|| Status::not_found("", "pods", &call.info.name))
 }

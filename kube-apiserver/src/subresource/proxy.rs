@@ -28,8 +28,8 @@ struct Target {
 /// # Errors
 /// 404, 503 where there is no backend.
 pub async fn proxy(call: &mut Call) -> Result<Response, Status> {
-    call.server.caches.ready().await?;
-    call.server.caches.fresh().await?;
+    call.served.caches.ready().await?;
+    call.served.caches.fresh().await?;
     let target = target(call)?;
     // A proxied root needs its slash, for relative links in pages.
     if call.info.rest.is_empty() && !call.info.path.ends_with('/') && call.method == http::Method::GET {

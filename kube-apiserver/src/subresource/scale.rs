@@ -78,8 +78,8 @@ fn answer(call: &Call, object: &Value) -> Result<Response, Status> {
 /// # Errors
 /// 404.
 pub(super) async fn get(call: &mut Call) -> Result<Response, Status> {
-    call.server.caches.ready().await?;
-    call.server.caches.fresh().await?;
+    call.served.caches.ready().await?;
+    call.served.caches.fresh().await?;
     let current = write::cached(&call.served, &call.info.namespace, &call.info.name).ok_or_else(|| call.not_found())?;
     let object = current.object(&call.served)?;
     answer(call, &object)

@@ -212,7 +212,7 @@ pub async fn one(
     let mut from_cache = true;
     let mut now = write::cached(served, namespace, name);
     if now.is_none() {
-        now = write::stored(call, served, namespace, name).await?;
+        now = write::stored(served, namespace, name).await?;
         from_cache = false;
     }
     for _ in 0..TRIES {
@@ -223,7 +223,7 @@ pub async fn one(
         let step = match step(call, served, &old, name, options).await {
             Ok(step) => step,
             Err(_) if from_cache => {
-                now = write::stored(call, served, namespace, name).await?;
+                now = write::stored(served, namespace, name).await?;
                 from_cache = false;
                 continue;
             }
@@ -236,7 +236,7 @@ pub async fn one(
                 Step::Remove(object) => Deleted { object, waiting: false },
             });
         }
-        let storage = &server.caches.storage;
+        let storage = &served.caches.storage;
         let key = storage.key(&served.path(namespace, name));
         let (result, mut object, waiting) = match step {
             Step::Pending => return Ok(Deleted { object: old, waiting: true }),

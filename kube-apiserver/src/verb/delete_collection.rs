@@ -20,8 +20,8 @@ pub async fn delete_collection(call: &mut Call) -> Result<Response, Status> {
     let options = DeleteOptions::of(call).await?;
     let cache = call.cache()?;
     let (scope, filter) = list::select(call, &cache, &list_options)?;
-    call.server.caches.fresh().await?;
-    let snapshot = call.server.caches.snapshot(&cache);
+    call.served.caches.fresh().await?;
+    let snapshot = call.served.caches.snapshot(&cache);
     let served = call.served.clone();
     let wanted: Vec<_> = snapshot.matching(&scope, &filter, None).cloned().collect();
     let mut items = Vec::with_capacity(wanted.len());
@@ -33,7 +33,7 @@ pub async fn delete_collection(call: &mut Call) -> Result<Response, Status> {
         }
     }
     let names = &served.resource.names;
-    let metadata: Value = json!({"resourceVersion": call.server.caches.revision().max(snapshot.revision).to_string()});
+    let metadata: Value = json!({"resourceVersion": call.served.caches.revision().max(snapshot.revision).to_string()});
     let out = json!({"kind": names.list_kind, "apiVersion": names.api_version(), "metadata": metadata, "items": items});
     let mut accept = accept;
     accept.shape = Shape::Object;

@@ -18,7 +18,7 @@ pub async fn get(call: &Call) -> Result<Response, Status> {
     }
     let accept = call.accept(Offers::All)?;
     let cache = call.cache()?;
-    let caches = &call.server.caches;
+    let caches = &call.served.caches;
     let wanted = revision(call.query.get("resourceVersion"))
         .map_err(|why| Status::bad_request(format!("invalid resource version: {why}")))?;
     caches.ready().await?;

@@ -100,7 +100,7 @@ async fn open(
     options: &ListOptions,
     scope: &Scope,
 ) -> Result<(Snapshot, Option<String>), Status> {
-    let caches = &call.server.caches;
+    let caches = &call.served.caches;
     caches.ready().await?;
     if !options.continue_token.is_empty() {
         let (token, after) = Continue::decode(&options.continue_token)?;
@@ -140,7 +140,7 @@ async fn exact(call: &Call, cache: &ResourceCache, wanted: u64, scope: &Scope) -
     if let Some(snapshot) = cache.snapshot_at(wanted) {
         return Ok(snapshot);
     }
-    let storage = &call.server.caches.storage;
+    let storage = &call.served.caches.storage;
     let base = storage.key(&cache.path);
     let (mut start, end) = match scope {
         Scope::Namespace(namespace) => (format!("{base}/{namespace}/"), format!("{base}/{namespace}0")),

@@ -63,7 +63,7 @@ pub async fn watch(call: &Call) -> Result<Response, Status> {
         let least = call.server.config.min_request_timeout.as_secs().max(1);
         rand::rng().random_range(least..least * 2)
     });
-    let caches = call.server.caches.clone();
+    let caches = call.served.caches.clone();
     caches.ready().await?;
 
     // How the stream begins: with all objects, or with the events since a version.

@@ -55,7 +55,7 @@ pub fn cached(served: &Served, namespace: &str, name: &str) -> Option<Current> {
 ///
 /// # Errors
 /// etcd is away.
-pub async fn stored(call: &Call, served: &Served, namespace: &str, name: &str) -> Result<Option<Current>, Status> {
+pub async fn stored(served: &Served, namespace: &str, name: &str) -> Result<Option<Current>, Status> {
     let storage = &served.caches.storage;
     let (found, _) = storage.get(&storage.key(&served.path(namespace, name))).await.map_err(unavailable)?;
     found.map(|found| current(&found)).transpose()
@@ -146,7 +146,7 @@ pub async fn create(call: &mut Call, served: &Arc<Served>, mut object: Value, op
     }
     let result = if options.dry_run {
         // Upstream tells of the conflict in a dry run too.
-        if stored(call, served, &namespace, &name_told).await?.is_some() { Err(Error::Exists) } else { Ok(0) }
+        if stored(served, &namespace, &name_told).await?.is_some() { Err(Error::Exists) } else { Ok(0) }
     } else {
         let storage = &served.caches.storage;
         let ttl = served.resource.expires.then_some(server.config.event_ttl);
@@ -216,7 +216,7 @@ where
     let mut from_cache = true;
     let mut now = cached(served, namespace, name);
     if now.is_none() {
-        now = stored(call, served, namespace, name).await?;
+        now = stored(served, namespace, name).await?;
         from_cache = false;
     }
     for _ in 0..TRIES {
@@ -226,7 +226,7 @@ where
             Ok(prepared) => prepared,
             Err(_) if from_cache => {
                 call.warnings.truncate(warnings);
-                now = stored(call, served, namespace, name).await?;
+                now = stored(served, namespace, name).await?;
                 from_cache = false;
                 continue;
             }
@@ -242,7 +242,7 @@ where
             Prepared::Same(object) => {
                 if from_cache {
                     // Nothing to write, but only etcd knows whether this is still so.
-                    let fresh = stored(call, served, namespace, name).await?;
+                    let fresh = stored(served, namespace, name).await?;
                     let renew = fresh.as_ref().is_some_and(|fresh| fresh.stale);
                     if renew || fresh.as_ref().map(|fresh| fresh.revision) != now.as_ref().map(|now| now.revision) {
                         now = fresh;
@@ -259,7 +259,7 @@ where
         let revision = now.as_ref().map_or(0, |now| now.revision);
         if change.options.dry_run {
             if from_cache {
-                let fresh = stored(call, served, namespace, name).await?;
+                let fresh = stored(served, namespace, name).await?;
                 if fresh.as_ref().map(|fresh| fresh.revision) != Some(revision) {
                     now = fresh;
                     from_cache = false;

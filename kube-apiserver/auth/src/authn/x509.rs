@@ -13,13 +13,13 @@ use arc_swap::ArcSwapOption;
 use jiff::Timestamp;
 use parking_lot::Mutex;
 use rustls::RootCertStore;
-use rustls::client::danger::HandshakeSignatureValid;
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::CryptoProvider;
 use rustls::server::WebPkiClientVerifier;
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::{DigitallySignedStruct, DistinguishedName, SignatureScheme};
 use rustls_pki_types::pem::PemObject;
-use rustls_pki_types::{CertificateDer, UnixTime};
+use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 use sha2::{Digest, Sha256};
 use x509_parser::prelude::{FromDer, X509Certificate};
 
@@ -179,16 +179,39 @@ fn verify(
 /// A TLS verifier that asks for a client certificate, accepts none or any, and proves only that the client holds its key.
 /// `hints` are the issuers offered to the client (see [`Bundle::subjects`]).
 pub fn any_client_cert(hints: Vec<DistinguishedName>) -> Arc<dyn ClientCertVerifier> {
-    Arc::new(AnyClientCert { hints, provider: rustls::crypto::aws_lc_rs::default_provider() })
+    Arc::new(AnyPeer { hints, provider: rustls::crypto::aws_lc_rs::default_provider() })
 }
 
+/// A TLS verifier that accepts any server, and proves only that it holds its key: for kubelets without an authority, and for pods.
+pub fn any_server_cert() -> Arc<dyn ServerCertVerifier> {
+    Arc::new(AnyPeer { hints: Vec::new(), provider: rustls::crypto::aws_lc_rs::default_provider() })
+}
+
+/// Judges no certificate, but checks the handshake's signature by it.
 #[derive(Debug)]
-struct AnyClientCert {
+struct AnyPeer {
     hints: Vec<DistinguishedName>,
     provider: CryptoProvider,
 }
 
-impl ClientCertVerifier for AnyClientCert {
+/// What a proven signature looks like, or why it is none.
+type Proof = Result<HandshakeSignatureValid, rustls::Error>;
+
+impl AnyPeer {
+    fn tls12(&self, message: &[u8], cert: &CertificateDer<'_>, dss: &DigitallySignedStruct) -> Proof {
+        rustls::crypto::verify_tls12_signature(message, cert, dss, &self.provider.signature_verification_algorithms)
+    }
+
+    fn tls13(&self, message: &[u8], cert: &CertificateDer<'_>, dss: &DigitallySignedStruct) -> Proof {
+        rustls::crypto::verify_tls13_signature(message, cert, dss, &self.provider.signature_verification_algorithms)
+    }
+
+    fn schemes(&self) -> Vec<SignatureScheme> {
+        self.provider.signature_verification_algorithms.supported_schemes()
+    }
+}
+
+impl ClientCertVerifier for AnyPeer {
     fn client_auth_mandatory(&self) -> bool {
         false
     }
@@ -206,25 +229,40 @@ impl ClientCertVerifier for AnyClientCert {
         Ok(ClientCertVerified::assertion())
     }
 
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        rustls::crypto::verify_tls12_signature(message, cert, dss, &self.provider.signature_verification_algorithms)
+    fn verify_tls12_signature(&self, message: &[u8], cert: &CertificateDer<'_>, dss: &DigitallySignedStruct) -> Proof {
+        self.tls12(message, cert, dss)
     }
 
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        rustls::crypto::verify_tls13_signature(message, cert, dss, &self.provider.signature_verification_algorithms)
+    fn verify_tls13_signature(&self, message: &[u8], cert: &CertificateDer<'_>, dss: &DigitallySignedStruct) -> Proof {
+        self.tls13(message, cert, dss)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.provider.signature_verification_algorithms.supported_schemes()
+        self.schemes()
+    }
+}
+
+impl ServerCertVerifier for AnyPeer {
+    fn verify_server_cert(
+        &self,
+        _leaf: &CertificateDer<'_>,
+        _rest: &[CertificateDer<'_>],
+        _name: &ServerName<'_>,
+        _ocsp: &[u8],
+        _now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(&self, message: &[u8], cert: &CertificateDer<'_>, dss: &DigitallySignedStruct) -> Proof {
+        self.tls12(message, cert, dss)
+    }
+
+    fn verify_tls13_signature(&self, message: &[u8], cert: &CertificateDer<'_>, dss: &DigitallySignedStruct) -> Proof {
+        self.tls13(message, cert, dss)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.schemes()
     }
 }
