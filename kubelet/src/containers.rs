@@ -112,14 +112,21 @@ pub async fn start(scene: &Scene<'_>, container: &Container) -> Result<(), Start
     };
     let config_error = |why: String| failed("CreateContainerConfigError", why);
     let references = references(scene, container).await.map_err(config_error)?;
-    let env = env::make(pod, container, &references).map_err(config_error)?;
+    let mut env = env::make(pod, container, &references).map_err(config_error)?;
+    let extras = kubelet.allocation.of(pod::uid(pod), &container.name).await;
+    let extras = extras.map_err(|why| failed("PreStartHookError", why))?;
+    for (key, value) in extras.envs {
+        // The container's own words win.
+        env.entry(key).or_insert(value);
+    }
     security::verify_non_root(pod, container, &image.user).map_err(config_error)?;
     let restart_count = match (runtime.latest(&container.name), scene.told_restarts.get(&container.name)) {
         (Some(record), _) => record.about.restart_count + 1,
         (None, Some(told)) => u32::try_from(*told).unwrap_or(0) + 1,
         (None, None) => 0,
     };
-    let mounts = mounts(scene, container, &env).map_err(config_error)?;
+    let mut mounts = mounts(scene, container, &env).map_err(config_error)?;
+    mounts.extend(extras.mounts);
     let target_id = pod::spec(pod)
         .ephemeral_containers
         .iter()
@@ -129,7 +136,18 @@ pub async fn start(scene: &Scene<'_>, container: &Container) -> Result<(), Start
         .and_then(|name| runtime.latest(name))
         .filter(|record| record.state == State::Running)
         .map(|record| record.id.clone());
-    let around = Surroundings { env, mounts, image_ref: image.reference, user: image.user, target_id, ..Default::default() };
+    let around = Surroundings {
+        env,
+        mounts,
+        devices: extras.devices,
+        cdi_devices: extras.cdi,
+        annotations: extras.annotations,
+        cpuset: extras.cpuset,
+        image_ref: image.reference,
+        user: image.user,
+        target_id,
+        ..Default::default()
+    };
     let config = container_config::config(pod, container, restart_count, &around, &kubelet.security, &kubelet.values);
     let log_dir = PathBuf::from(kubelet.log_directory(pod)).join(&container.name);
     std::fs::create_dir_all(&log_dir)

@@ -58,6 +58,8 @@ pub struct Kubelet {
     pub csi: Csi,
     /// Addresses, readiness, allocatable.
     pub node: NodeState,
+    /// Processors and devices that containers have for themselves.
+    pub allocation: crate::allocation::Allocation,
     /// Background tasks.
     pub tasks: Tasks,
 }

@@ -14,6 +14,7 @@
 //! `<root>/pods`, and in the API. A pod goes through three stages ([`worker::Stage`]): run, terminate, clean; the API object is deleted when the
 //! last is through, and containers and logs go when the object is gone.
 
+pub mod allocation;
 pub mod backoff;
 pub mod bootstrap;
 pub mod certificate;

@@ -38,6 +38,7 @@ pub async fn start(config: Config, tasks: &Tasks) -> anyhow::Result<Shared> {
         config.root_dir.join("pods"),
         config.root_dir.join("plugins"),
         config.root_dir.join("seccomp"),
+        config.root_dir.join("device-plugins"),
         PathBuf::from(&kubelet_config.pod_logs_dir),
         config.container_logs_dir.clone(),
     ] {
@@ -121,6 +122,7 @@ pub async fn start(config: Config, tasks: &Tasks) -> anyhow::Result<Shared> {
         node: NodeState::default(),
         runtime_name: parking_lot::RwLock::new(runtime_name),
         csi: Default::default(),
+        allocation: crate::allocation::Allocation::new(&config).map_err(anyhow::Error::msg)?,
         pods: Default::default(),
         status: StatusManager::default(),
         probes: Default::default(),
@@ -150,6 +152,7 @@ pub async fn start(config: Config, tasks: &Tasks) -> anyhow::Result<Shared> {
     let turned = kubelet.node.status_soon.clone();
     spawn("runtime-state", Box::pin(node::runtime_state::run(kubelet.clone(), turned.clone())));
     crate::csi::recover(&kubelet);
+    crate::allocation::start(&kubelet);
     start_sources(&kubelet);
     spawn("plugins", Box::pin(crate::plugins::run(kubelet.clone())));
     spawn("pleg", Box::pin(pleg::run(kubelet.clone())));

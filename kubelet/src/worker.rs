@@ -14,6 +14,7 @@ pub mod terminate;
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{Pod, PodStatus};
@@ -43,6 +44,8 @@ pub struct Handle {
     wake: Notify,
     /// For those who watch the request while the loop is at work.
     changed: Notify,
+    /// The node took it; from then on it counts for others.
+    admitted: AtomicBool,
     view: RwLock<View>,
 }
 
@@ -191,6 +194,7 @@ impl Workers {
             request: Mutex::new(Request { pod, verdict: None, grace: None, removed: false, again: None, seen: Instant::now() }),
             wake: Notify::new(),
             changed: Notify::new(),
+            admitted: AtomicBool::new(false),
             view: RwLock::new(View { runtime: Arc::default(), status: Arc::new(told), stage: Stage::Run, allocated: None }),
         });
         handles.insert(uid, handle.clone());

@@ -198,11 +198,16 @@ async fn make(kubelet: &Shared, fixed: &Fixed, previous: &[k8s_openapi::api::cor
         not_ready.push("PLEG is not healthy: pleg has yet to be successful".into());
     }
     let ips = kubelet.node.ips.read().clone();
+    let mut resources = fixed.resources.clone();
+    for (name, (capacity, allocatable)) in kubelet.allocation.extended() {
+        resources.0.insert(name.clone(), capacity);
+        resources.1.insert(name, allocatable);
+    }
     status::make(&Observed {
         machine: &fixed.machine,
         hostname: &kubelet.config.node_name,
         ips: &ips,
-        resources: &fixed.resources,
+        resources: &resources,
         runtime_version: &version,
         handlers: &runtime.map(|runtime| runtime.runtime_handlers).unwrap_or_default(),
         images: &images.unwrap_or_default(),

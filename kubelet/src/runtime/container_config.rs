@@ -29,6 +29,8 @@ pub struct Surroundings {
     pub target_id: Option<String>,
     /// The runtime handler of the pod.
     pub runtime_handler: String,
+    /// Annotations beside our own.
+    pub annotations: BTreeMap<String, String>,
     /// CPUs of its own, where the CPU manager gave any.
     pub cpuset: String,
 }
@@ -60,7 +62,11 @@ pub fn config(
         mounts: around.mounts.clone(),
         devices: around.devices.clone(),
         labels: label::container_labels(pod, container),
-        annotations: label::container_annotations(pod, container, restart_count),
+        annotations: {
+            let mut annotations = label::container_annotations(pod, container, restart_count);
+            annotations.extend(around.annotations.clone());
+            annotations
+        },
         log_path: log_path(&container.name, restart_count),
         stdin: container.stdin.unwrap_or(false),
         stdin_once: container.stdin_once.unwrap_or(false),

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use client::events::Kind;
@@ -52,11 +53,18 @@ impl Worker {
         }
         if !self.admitted {
             if runtime.sandboxes.is_empty() && runtime.containers.is_empty() {
-                let fits = match super::admission::admit(&kubelet, pod) {
-                    Ok(()) => super::fit::admit(&kubelet, pod).await,
-                    refused => refused,
+                // One at a time: what one pod is promised the next must see.
+                let turn = kubelet.allocation.turn().await;
+                let fits = async {
+                    super::admission::admit(&kubelet, pod)?;
+                    super::fit::admit(&kubelet, pod).await?;
+                    kubelet.allocation.admit(&kubelet, pod).await
                 };
+                let fits = fits.await;
+                self.handle.admitted.store(fits.is_ok(), Ordering::Release);
+                drop(turn);
                 if let Err(refusal) = fits {
+                    crate::metrics::metrics().admission_rejections.with_label_values(&[refusal.reason]).inc();
                     kubelet.event(pod, Kind::Warning, refusal.reason, refusal.message.clone());
                     let told = status::rejected(pod, &told, refusal.reason, &refusal.message, Timestamp::now());
                     self.tell(pod, told);

@@ -118,6 +118,7 @@ impl Worker {
             tracing::warn!(pod = pod::log_name(&request.pod), err = %error, "Failed to clean up after pod; trying again");
             return self.failed();
         }
+        kubelet.allocation.release(&kubelet, &uid).await;
         kubelet.objects.forget(&uid);
         kubelet.images.forget(&uid);
         kubelet.workers.crash_backoff.forget(&uid);
