@@ -4,6 +4,7 @@
 
 use std::sync::Arc;
 
+use api::field::{Errors, Path};
 use api::lister::Lister;
 use api::status::Status;
 use async_trait::async_trait;
@@ -38,7 +39,38 @@ enum Level {
 /// A level as a namespace asks for it, and as messages name it: `restricted:latest`.
 struct Policy {
     level: Level,
+    /// The minor version whose rules hold.
+    minor: u32,
     name: String,
+}
+
+/// `latest` or `v1.N`, by its minor version.
+fn minor(version: &str) -> Option<u32> {
+    match version {
+        "" | "latest" => Some(u32::MAX),
+        other => {
+            let digits = other.strip_prefix("v1.")?;
+            let plain = digits.bytes().all(|byte| byte.is_ascii_digit()) && (digits == "0" || !digits.starts_with('0'));
+            digits.parse().ok().filter(|_| plain)
+        }
+    }
+}
+
+/// What is wrong with a namespace's labels.
+fn complaints(labels: &Value) -> Errors {
+    let mut errors = Errors::new();
+    let path = Path::new("metadata.labels");
+    for mode in ["enforce", "audit", "warn"] {
+        let key = format!("{PREFIX}{mode}");
+        if let Some(level) = labels[&key].as_str().filter(|level| !matches!(*level, "privileged" | "baseline" | "restricted")) {
+            errors.invalid(&path.key(&key), level, "must be one of privileged, baseline, restricted");
+        }
+        let key = format!("{PREFIX}{mode}-version");
+        if let Some(version) = labels[&key].as_str().filter(|version| version.is_empty() || minor(version).is_none()) {
+            errors.invalid(&path.key(&key), version, "must be \"latest\" or \"v1.x\"");
+        }
+    }
+    errors
 }
 
 impl Policy {
@@ -46,8 +78,8 @@ impl Policy {
     fn of(labels: &Value, mode: &str) -> Self {
         let given = text(labels, &format!("{PREFIX}{mode}")).to_owned();
         let version = match text(labels, &format!("{PREFIX}{mode}-version")) {
-            "" => "latest",
-            version => version,
+            version if !version.is_empty() && minor(version).is_some() => version,
+            _ => "latest",
         };
         let level = match given.as_str() {
             "" | "privileged" => Level::Privileged,
@@ -61,12 +93,12 @@ impl Policy {
             Level::Baseline => "baseline",
             Level::Restricted => "restricted",
         };
-        Self { level, name: format!("{word}:{version}") }
+        Self { level, minor: minor(version).unwrap_or(u32::MAX), name: format!("{word}:{version}") }
     }
 
     /// What is wrong with a pod, or nothing: `reason (detail), reason (detail)`.
     fn complaint(&self, metadata: &Value, spec: &Value) -> Option<String> {
-        let found = checks::run(self.level, metadata, spec);
+        let found = checks::run(self.level, self.minor, metadata, spec);
         (!found.is_empty()).then(|| found.join(", "))
     }
 }
@@ -84,6 +116,11 @@ impl Plugin for PodSecurity {
             return Ok(());
         }
         if request.is("", "namespaces") {
+            let wrong = complaints(&object["metadata"]["labels"]);
+            let before = old.map(|old| complaints(&old["metadata"]["labels"]));
+            if !wrong.is_empty() && before.is_none_or(|before| before.0 != wrong.0) {
+                return Err(Status::invalid("", "Namespace", text(&object["metadata"], "name"), &wrong));
+            }
             self.namespace(object, old, warnings);
             return Ok(());
         }
@@ -124,10 +161,11 @@ impl PodSecurity {
         let name = text(&object["metadata"], "name");
         let mut by_complaint: Vec<(String, String, usize)> = Vec::new();
         for pod in self.lister.list("", "pods", Some(name)).iter().take(MAX_PODS) {
-            let Some(complaint) = policy.complaint(&pod["metadata"], &pod["spec"]) else { continue };
             // Only reasons, without the details that differ between pods.
-            let reasons = checks::reasons(policy.level, &pod["metadata"], &pod["spec"]).join(", ");
-            let _ = complaint;
+            let reasons = checks::reasons(policy.level, policy.minor, &pod["metadata"], &pod["spec"]).join(", ");
+            if reasons.is_empty() {
+                continue;
+            }
             match by_complaint.iter_mut().find(|(_, other, _)| *other == reasons) {
                 Some((_, _, count)) => *count += 1,
                 None => by_complaint.push((text(&pod["metadata"], "name").to_owned(), reasons, 1)),
@@ -193,6 +231,59 @@ mod tests {
             "securityContext": {"runAsNonRoot": true, "seccompProfile": {"type": "RuntimeDefault"}},
             "containers": [{"name": "c", "securityContext": {"allowPrivilegeEscalation": false, "capabilities": {"drop": ["ALL"]}}}]}});
         assert!(plugin.validate(&create, &good, None, &mut Vec::new()).await.is_ok());
+    }
+
+    #[tokio::test]
+    async fn the_rules_are_those_of_the_version_asked_for() {
+        let create = request(Operation::Create, "", "pods", "d", "p");
+        let probed = json!({"metadata": {"name": "p"}, "spec": {
+            "securityContext": {"sysctls": [{"name": "net.ipv4.tcp_rmem", "value": "1"}]},
+            "containers": [{"name": "c", "livenessProbe": {"httpGet": {"host": "10.0.0.1", "port": 80}}}],
+        }});
+        for (version, why) in [
+            ("v1.31", "forbidden sysctls (net.ipv4.tcp_rmem)"),
+            ("v1.33", ""),
+            ("latest", "probe or lifecycle host (container \"c\" uses probe or lifecycle host \"10.0.0.1\")"),
+        ] {
+            let labels = json!({
+                "pod-security.kubernetes.io/enforce": "baseline", "pod-security.kubernetes.io/enforce-version": version,
+            });
+            let answer = cluster(labels).validate(&create, &probed, None, &mut Vec::new()).await;
+            match answer {
+                Ok(()) => assert_eq!(why, "", "{version}"),
+                Err(refused) => {
+                    assert_eq!(refused.message, format!("pods \"p\" is forbidden: violates PodSecurity \"baseline:{version}\": {why}"));
+                }
+            }
+        }
+        // A user namespace of its own makes root harmless, since 1.35.
+        let root = json!({"metadata": {"name": "p"}, "spec": {"hostUsers": false,
+            "securityContext": {"seccompProfile": {"type": "RuntimeDefault"}},
+            "containers": [{"name": "c", "securityContext": {"allowPrivilegeEscalation": false, "capabilities": {"drop": ["ALL"]}}}]}});
+        for (version, fine) in [("v1.34", false), ("v1.35", true)] {
+            let labels = json!({
+                "pod-security.kubernetes.io/enforce": "restricted", "pod-security.kubernetes.io/enforce-version": version,
+            });
+            assert_eq!(cluster(labels).validate(&create, &root, None, &mut Vec::new()).await.is_ok(), fine, "{version}");
+        }
+    }
+
+    #[tokio::test]
+    async fn labels_that_nobody_can_read_are_refused() {
+        let plugin = cluster(json!({}));
+        let create = request(Operation::Create, "", "namespaces", "", "n");
+        let named = |labels: Value| json!({"metadata": {"name": "n", "labels": labels}});
+        let bad = named(json!({"pod-security.kubernetes.io/warn": "strict", "pod-security.kubernetes.io/audit-version": "1.30"}));
+        let refused = plugin.validate(&create, &bad, None, &mut Vec::new()).await.unwrap_err();
+        assert_eq!(refused.code, 422);
+        assert_eq!(
+            refused.message,
+            r#"Namespace "n" is invalid: [metadata.labels[pod-security.kubernetes.io/audit-version]: Invalid value: "1.30": must be "latest" or "v1.x", metadata.labels[pod-security.kubernetes.io/warn]: Invalid value: "strict": must be one of privileged, baseline, restricted]"#
+        );
+        // What was there before may stay.
+        let update = request(Operation::Update, "", "namespaces", "", "n");
+        assert!(plugin.validate(&update, &bad, Some(&bad), &mut Vec::new()).await.is_ok());
+        assert!(plugin.validate(&update, &bad, Some(&named(json!({}))), &mut Vec::new()).await.is_err());
     }
 
     #[tokio::test]

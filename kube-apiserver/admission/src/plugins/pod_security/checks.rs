@@ -9,53 +9,63 @@ use crate::pod::{containers, items, text};
 
 /// Why a pod does not meet a check: the reason, and what in the pod is the matter.
 type Finding = (&'static str, String);
-type Check = fn(&Value, &Value) -> Option<Finding>;
+type Check = fn(&Value, &Value, u32) -> Option<Finding>;
 
-const BASELINE: &[(&str, Check)] = &[
-    ("appArmorProfile", app_armor),
-    ("capabilities_baseline", capabilities_baseline),
-    ("hostNamespaces", host_namespaces),
-    ("hostPathVolumes", host_path_volumes),
-    ("hostPorts", host_ports),
-    ("privileged", privileged),
-    ("procMount", proc_mount),
-    ("seLinuxOptions", se_linux),
-    ("seccompProfile_baseline", seccomp_baseline),
-    ("sysctls", sysctls),
-    ("windowsHostProcess", windows_host_process),
+/// A check: its name, the first minor version that has it, the function, and the check that it stands for.
+type Row = (&'static str, u32, Check, &'static str);
+
+const BASELINE: &[Row] = &[
+    ("appArmorProfile", 0, app_armor, ""),
+    ("capabilities_baseline", 0, capabilities_baseline, ""),
+    ("hostNamespaces", 0, host_namespaces, ""),
+    ("hostPathVolumes", 0, host_path_volumes, ""),
+    ("hostPorts", 0, host_ports, ""),
+    ("hostProbesAndHostLifecycle", 34, host_probes, ""),
+    ("privileged", 0, privileged, ""),
+    ("procMount", 0, proc_mount, ""),
+    ("seLinuxOptions", 0, se_linux, ""),
+    ("seccompProfile_baseline", 0, seccomp_baseline, ""),
+    ("sysctls", 0, sysctls, ""),
+    ("windowsHostProcess", 0, windows_host_process, ""),
 ];
-/// Restricted checks, and the baseline checks that they stand for.
-const RESTRICTED: &[(&str, Check)] = &[
-    ("", allow_privilege_escalation),
-    ("capabilities_baseline", capabilities_restricted),
-    ("hostPathVolumes", restricted_volumes),
-    ("", run_as_non_root),
-    ("", run_as_user),
-    ("seccompProfile_baseline", seccomp_restricted),
+const RESTRICTED: &[Row] = &[
+    ("allowPrivilegeEscalation", 8, allow_privilege_escalation, ""),
+    ("capabilities_restricted", 22, capabilities_restricted, "capabilities_baseline"),
+    ("procMount_restricted", 35, |metadata, spec, _| proc_mount(metadata, spec, 0), "procMount"),
+    ("restrictedVolumes", 0, restricted_volumes, "hostPathVolumes"),
+    ("runAsNonRoot", 0, run_as_non_root, ""),
+    ("runAsUser", 23, run_as_user, ""),
+    ("seccompProfile_restricted", 19, seccomp_restricted, "seccompProfile_baseline"),
 ];
 
-fn findings(level: Level, metadata: &Value, spec: &Value) -> Vec<Finding> {
-    if level == Level::Privileged {
-        return Vec::new();
-    }
-    let replaced = |id: &str| level == Level::Restricted && RESTRICTED.iter().any(|(other, _)| *other == id);
-    let mut out: Vec<Finding> =
-        BASELINE.iter().filter(|(id, _)| !replaced(id)).filter_map(|(_, check)| check(metadata, spec)).collect();
-    if level == Level::Restricted {
-        out.extend(RESTRICTED.iter().filter_map(|(_, check)| check(metadata, spec)));
-    }
-    out
+/// Rules about Windows pods are what the kubelet can enforce since this version.
+const WINDOWS: u32 = 25;
+/// Pods in a user namespace of their own may be root in it since this version.
+const USER_NAMESPACES: u32 = 35;
+
+fn findings(level: Level, minor: u32, metadata: &Value, spec: &Value) -> Vec<Finding> {
+    let restricted: &[Row] = if level == Level::Restricted { RESTRICTED } else { &[] };
+    let baseline: &[Row] = if level == Level::Privileged { &[] } else { BASELINE };
+    let active = |row: &&Row| row.1 <= minor;
+    let replaced = |id: &str| restricted.iter().filter(active).any(|row| row.3 == id);
+    baseline
+        .iter()
+        .filter(|row| !replaced(row.0))
+        .chain(restricted)
+        .filter(active)
+        .filter_map(|(_, _, check, _)| check(metadata, spec, minor))
+        .collect()
 }
 
-pub(super) fn run(level: Level, metadata: &Value, spec: &Value) -> Vec<String> {
-    findings(level, metadata, spec)
+pub(super) fn run(level: Level, minor: u32, metadata: &Value, spec: &Value) -> Vec<String> {
+    findings(level, minor, metadata, spec)
         .into_iter()
         .map(|(reason, detail)| if detail.is_empty() { reason.to_owned() } else { format!("{reason} ({detail})") })
         .collect()
 }
 
-pub(super) fn reasons(level: Level, metadata: &Value, spec: &Value) -> Vec<&'static str> {
-    findings(level, metadata, spec).into_iter().map(|(reason, _)| reason).collect()
+pub(super) fn reasons(level: Level, minor: u32, metadata: &Value, spec: &Value) -> Vec<&'static str> {
+    findings(level, minor, metadata, spec).into_iter().map(|(reason, _)| reason).collect()
 }
 
 fn quoted(names: &[&str]) -> String {
@@ -76,12 +86,12 @@ fn is_windows(spec: &Value) -> bool {
     text(&spec["os"], "name") == "windows"
 }
 
-fn privileged(_metadata: &Value, spec: &Value) -> Option<Finding> {
+fn privileged(_metadata: &Value, spec: &Value, _minor: u32) -> Option<Finding> {
     let bad = which(spec, |container| container["securityContext"]["privileged"] == true);
     (!bad.is_empty()).then(|| ("privileged", format!("{} must not set securityContext.privileged=true", named(&bad))))
 }
 
-fn host_namespaces(_metadata: &Value, spec: &Value) -> Option<Finding> {
+fn host_namespaces(_metadata: &Value, spec: &Value, _minor: u32) -> Option<Finding> {
     let set: Vec<String> = ["hostNetwork", "hostPID", "hostIPC"]
         .iter()
         .filter(|field| spec[**field] == true)
@@ -90,14 +100,14 @@ fn host_namespaces(_metadata: &Value, spec: &Value) -> Option<Finding> {
     (!set.is_empty()).then(|| ("host namespaces", set.join(", ")))
 }
 
-fn host_path_volumes(_metadata: &Value, spec: &Value) -> Option<Finding> {
+fn host_path_volumes(_metadata: &Value, spec: &Value, _minor: u32) -> Option<Finding> {
     let bad: Vec<&str> =
         items(spec, "volumes").iter().filter(|volume| volume["hostPath"].is_object()).map(|v| text(v, "name")).collect();
     let word = if bad.len() == 1 { "volume" } else { "volumes" };
     (!bad.is_empty()).then(|| ("hostPath volumes", format!("{word} {}", quoted(&bad))))
 }
 
-fn host_ports(_metadata: &Value, spec: &Value) -> Option<Finding> {
+fn host_ports(_metadata: &Value, spec: &Value, _minor: u32) -> Option<Finding> {
     let port = |port: &Value| port["hostPort"].as_i64().filter(|port| *port != 0);
     let bad = which(spec, |container| items(container, "ports").iter().any(|p| port(p).is_some()));
     let mut ports: Vec<i64> = containers(spec).flat_map(|container| items(container, "ports")).filter_map(port).collect();
@@ -147,12 +157,12 @@ fn added(spec: &Value, allowed: &[&str]) -> Option<String> {
     Some(format!("{} must not include {} in securityContext.capabilities.add", named(&bad), quoted(&names)))
 }
 
-fn capabilities_baseline(_metadata: &Value, spec: &Value) -> Option<Finding> {
+fn capabilities_baseline(_metadata: &Value, spec: &Value, _minor: u32) -> Option<Finding> {
     added(spec, DEFAULT_CAPABILITIES).map(|detail| ("non-default capabilities", detail))
 }
 
-fn capabilities_restricted(_metadata: &Value, spec: &Value) -> Option<Finding> {
-    if is_windows(spec) {
+fn capabilities_restricted(_metadata: &Value, spec: &Value, minor: u32) -> Option<Finding> {
+    if minor >= WINDOWS && is_windows(spec) {
         return None;
     }
     let keeps = which(spec, |container| {
@@ -166,8 +176,8 @@ fn capabilities_restricted(_metadata: &Value, spec: &Value) -> Option<Finding> {
     (!details.is_empty()).then(|| ("unrestricted capabilities", details.join("; ")))
 }
 
-fn allow_privilege_escalation(_metadata: &Value, spec: &Value) -> Option<Finding> {
-    if is_windows(spec) {
+fn allow_privilege_escalation(_metadata: &Value, spec: &Value, minor: u32) -> Option<Finding> {
+    if minor >= WINDOWS && is_windows(spec) {
         return None;
     }
     let bad = which(spec, |container| container["securityContext"]["allowPrivilegeEscalation"] != false);
@@ -176,7 +186,10 @@ fn allow_privilege_escalation(_metadata: &Value, spec: &Value) -> Option<Finding
     })
 }
 
-fn run_as_non_root(_metadata: &Value, spec: &Value) -> Option<Finding> {
+fn run_as_non_root(_metadata: &Value, spec: &Value, minor: u32) -> Option<Finding> {
+    if minor >= USER_NAMESPACES && spec["hostUsers"] == false {
+        return None;
+    }
     let pod = &spec["securityContext"]["runAsNonRoot"];
     let mut details = Vec::new();
     if *pod == false {
@@ -194,7 +207,10 @@ fn run_as_non_root(_metadata: &Value, spec: &Value) -> Option<Finding> {
         .then(|| ("runAsNonRoot != true", format!("pod or {} must set securityContext.runAsNonRoot=true", named(&silent))))
 }
 
-fn run_as_user(_metadata: &Value, spec: &Value) -> Option<Finding> {
+fn run_as_user(_metadata: &Value, spec: &Value, minor: u32) -> Option<Finding> {
+    if minor >= USER_NAMESPACES && spec["hostUsers"] == false {
+        return None;
+    }
     let mut details = Vec::new();
     if spec["securityContext"]["runAsUser"] == 0 {
         details.push("pod must not set runAsUser=0".to_owned());
@@ -230,13 +246,34 @@ fn seccomp_bad(spec: &Value) -> Vec<String> {
     details
 }
 
-fn seccomp_baseline(_metadata: &Value, spec: &Value) -> Option<Finding> {
+fn seccomp_baseline(metadata: &Value, spec: &Value, minor: u32) -> Option<Finding> {
+    if minor < SECCOMP_FIELDS {
+        return seccomp_annotations(metadata, spec);
+    }
     let details = seccomp_bad(spec);
     (!details.is_empty()).then(|| ("seccompProfile", details.join(" and ")))
 }
 
-fn seccomp_restricted(_metadata: &Value, spec: &Value) -> Option<Finding> {
-    if is_windows(spec) {
+/// Profiles are fields since this version, and were annotations before.
+const SECCOMP_FIELDS: u32 = 19;
+
+fn seccomp_annotations(metadata: &Value, spec: &Value) -> Option<Finding> {
+    const POD: &str = "seccomp.security.alpha.kubernetes.io/pod";
+    const CONTAINER: &str = "container.seccomp.security.alpha.kubernetes.io/";
+    let fine = |profile: &str| matches!(profile, "" | "runtime/default" | "docker/default") || profile.starts_with("localhost/");
+    let annotations = &metadata["annotations"];
+    let keys = std::iter::once(POD.to_owned()).chain(containers(spec).map(|c| format!("{CONTAINER}{}", text(c, "name"))));
+    let bad: std::collections::BTreeSet<String> = keys
+        .filter(|key| !fine(text(annotations, key)))
+        .map(|key| format!("{key}={:?}", text(annotations, &key)))
+        .collect();
+    let word = if bad.len() == 1 { "forbidden annotation" } else { "forbidden annotations" };
+    let list = bad.iter().map(String::as_str).collect::<Vec<_>>().join(", ");
+    (!bad.is_empty()).then(|| ("seccompProfile", format!("{word} {list}")))
+}
+
+fn seccomp_restricted(_metadata: &Value, spec: &Value, minor: u32) -> Option<Finding> {
+    if minor >= WINDOWS && is_windows(spec) {
         return None;
     }
     let details = seccomp_bad(spec);
@@ -256,7 +293,7 @@ fn seccomp_restricted(_metadata: &Value, spec: &Value) -> Option<Finding> {
 const ALLOWED_VOLUMES: &[&str] =
     &["configMap", "csi", "downwardAPI", "emptyDir", "ephemeral", "image", "persistentVolumeClaim", "projected", "secret"];
 
-fn restricted_volumes(_metadata: &Value, spec: &Value) -> Option<Finding> {
+fn restricted_volumes(_metadata: &Value, spec: &Value, _minor: u32) -> Option<Finding> {
     let kind = |volume: &Value| -> Option<String> {
         volume.as_object()?.iter().find(|(key, value)| *key != "name" && !value.is_null()).map(|(key, _)| key.clone())
     };
@@ -277,10 +314,10 @@ fn restricted_volumes(_metadata: &Value, spec: &Value) -> Option<Finding> {
     Some(("restricted volume types", format!("{volume} {} {uses} restricted volume {word} {}", quoted(&names), quoted(&kinds))))
 }
 
-fn proc_mount(_metadata: &Value, spec: &Value) -> Option<Finding> {
+fn proc_mount(_metadata: &Value, spec: &Value, minor: u32) -> Option<Finding> {
     let mount = |container: &Value| text(&container["securityContext"], "procMount").to_owned();
     let bad = which(spec, |container| !matches!(mount(container).as_str(), "" | "Default"));
-    if bad.is_empty() || spec["hostUsers"] == false {
+    if bad.is_empty() || minor >= USER_NAMESPACES && spec["hostUsers"] == false {
         return None;
     }
     let mut kinds: Vec<String> = containers(spec).map(mount).filter(|kind| !matches!(kind.as_str(), "" | "Default")).collect();
@@ -290,36 +327,64 @@ fn proc_mount(_metadata: &Value, spec: &Value) -> Option<Finding> {
     Some(("procMount", format!("{} must not set securityContext.procMount to {}", named(&bad), quoted(&kinds))))
 }
 
-const SAFE_SYSCTLS: &[&str] = &[
-    "kernel.shm_rmid_forced",
-    "net.ipv4.ip_local_port_range",
-    "net.ipv4.ip_local_reserved_ports",
-    "net.ipv4.ip_unprivileged_port_start",
-    "net.ipv4.ping_group_range",
-    "net.ipv4.tcp_fin_timeout",
-    "net.ipv4.tcp_keepalive_intvl",
-    "net.ipv4.tcp_keepalive_probes",
-    "net.ipv4.tcp_keepalive_time",
-    "net.ipv4.tcp_rmem",
-    "net.ipv4.tcp_syncookies",
-    "net.ipv4.tcp_wmem",
+/// Sysctls that stay within the pod, and the first minor version that knows them to.
+const SAFE_SYSCTLS: &[(&str, u32)] = &[
+    ("kernel.shm_rmid_forced", 0),
+    ("net.ipv4.ip_local_port_range", 0),
+    ("net.ipv4.ip_unprivileged_port_start", 0),
+    ("net.ipv4.ping_group_range", 0),
+    ("net.ipv4.tcp_syncookies", 0),
+    ("net.ipv4.ip_local_reserved_ports", 27),
+    ("net.ipv4.tcp_fin_timeout", 29),
+    ("net.ipv4.tcp_keepalive_intvl", 29),
+    ("net.ipv4.tcp_keepalive_probes", 29),
+    ("net.ipv4.tcp_keepalive_time", 29),
+    ("net.ipv4.tcp_rmem", 32),
+    ("net.ipv4.tcp_wmem", 32),
 ];
 
-fn sysctls(_metadata: &Value, spec: &Value) -> Option<Finding> {
+fn sysctls(_metadata: &Value, spec: &Value, minor: u32) -> Option<Finding> {
+    let safe = |name: &str| SAFE_SYSCTLS.iter().any(|(known, since)| *known == name && *since <= minor);
     let bad: Vec<&str> = items(&spec["securityContext"], "sysctls")
         .iter()
         .map(|sysctl| text(sysctl, "name"))
-        .filter(|name| !SAFE_SYSCTLS.contains(&name.replace('/', ".").as_str()))
+        .filter(|name| !safe(&name.replace('/', ".")))
         .collect();
     (!bad.is_empty()).then(|| ("forbidden sysctls", bad.join(", ")))
 }
 
-fn se_linux(_metadata: &Value, spec: &Value) -> Option<Finding> {
+/// Probes and hooks that the kubelet would send elsewhere than to the pod.
+fn host_probes(_metadata: &Value, spec: &Value, _minor: u32) -> Option<Finding> {
+    let hosts = |container: &Value| -> Vec<String> {
+        let probes = ["livenessProbe", "readinessProbe", "startupProbe"].map(|probe| &container[probe]);
+        let hooks = ["postStart", "preStop"].map(|hook| &container["lifecycle"][hook]);
+        let handlers = probes.into_iter().chain(hooks);
+        handlers
+            .flat_map(|handler| [text(&handler["httpGet"], "host"), text(&handler["tcpSocket"], "host")])
+            .filter(|host| !host.is_empty())
+            .map(str::to_owned)
+            .collect()
+    };
+    let mut bad = which(spec, |container| !hosts(container).is_empty());
+    if bad.is_empty() {
+        return None;
+    }
+    bad.sort_unstable();
+    bad.dedup();
+    let hosts: std::collections::BTreeSet<String> = containers(spec).flat_map(hosts).collect();
+    let hosts: Vec<&str> = hosts.iter().map(String::as_str).collect();
+    let uses = if bad.len() == 1 { "uses" } else { "use" };
+    let word = if hosts.len() == 1 { "probe or lifecycle host" } else { "probe or lifecycle hosts" };
+    Some(("probe or lifecycle host", format!("{} {uses} {word} {}", named(&bad), quoted(&hosts))))
+}
+
+fn se_linux(_metadata: &Value, spec: &Value, minor: u32) -> Option<Finding> {
     let forbidden = |holder: &Value| -> Vec<String> {
         let options = &holder["securityContext"]["seLinuxOptions"];
         let mut out = Vec::new();
         let kind = text(options, "type");
-        if !matches!(kind, "" | "container_t" | "container_init_t" | "container_kvm_t" | "container_engine_t") {
+        let engine = kind == "container_engine_t" && minor >= 31;
+        if !engine && !matches!(kind, "" | "container_t" | "container_init_t" | "container_kvm_t") {
             out.push(format!("type {kind:?}"));
         }
         if !text(options, "user").is_empty() {
@@ -347,7 +412,7 @@ fn se_linux(_metadata: &Value, spec: &Value) -> Option<Finding> {
     })
 }
 
-fn app_armor(metadata: &Value, spec: &Value) -> Option<Finding> {
+fn app_armor(metadata: &Value, spec: &Value, _minor: u32) -> Option<Finding> {
     let kind = |holder: &Value| text(&holder["securityContext"]["appArmorProfile"], "type").to_owned();
     let fine = |kind: &str| matches!(kind, "" | "RuntimeDefault" | "Localhost");
     let mut details = Vec::new();
@@ -383,7 +448,7 @@ fn app_armor(metadata: &Value, spec: &Value) -> Option<Finding> {
     (!details.is_empty()).then(|| (reason, details.join(" and ")))
 }
 
-fn windows_host_process(_metadata: &Value, spec: &Value) -> Option<Finding> {
+fn windows_host_process(_metadata: &Value, spec: &Value, _minor: u32) -> Option<Finding> {
     let set = |holder: &Value| holder["securityContext"]["windowsOptions"]["hostProcess"] == true;
     let bad = which(spec, set);
     let mut details = Vec::new();
