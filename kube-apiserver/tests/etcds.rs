@@ -37,13 +37,12 @@ async fn resources_may_lie_in_an_etcd_of_their_own() {
     let (main, mut other) = (Etcd::start(), Etcd::start());
     let flag = format!("--etcd-servers-overrides=/events#http://127.0.0.1:{0},apps/deployments#http://127.0.0.1:{0}", other.port);
     let api = Api::start(&main, &[&flag]).await;
-    let event = |name: &str| {
-        json!({"metadata": {"name": name}, "involvedObject": {"namespace": "default", "kind": "Pod", "name": "p"}, "reason": "Test"})
-    };
+    let event = |name: &str| json!({"metadata": {"name": name}, "involvedObject": {"namespace": "default", "kind": "Pod", "name": "p"}, "reason": "Test"});
     let (code, made) = api.post(EVENTS, &event("e1")).await;
     assert_eq!(code, 201, "{made}");
     api.config_map("m", "x").await;
-    let keys = |etcd: &Etcd| String::from_utf8_lossy(&etcd.ctl(&["get", "--prefix", "--keys-only", "/registry/"]).stdout).into_owned();
+    let keys =
+        |etcd: &Etcd| String::from_utf8_lossy(&etcd.ctl(&["get", "--prefix", "--keys-only", "/registry/"]).stdout).into_owned();
     assert!(keys(&other).contains("/registry/events/default/e1") && !keys(&other).contains("configmaps"));
     assert!(keys(&main).contains("/registry/configmaps/default/m") && !keys(&main).contains("/registry/events/"));
     // The versions of a resource are those of its etcd, in lists, watches and single reads, by either name.
@@ -58,7 +57,8 @@ async fn resources_may_lie_in_an_etcd_of_their_own() {
         "template": {"metadata": {"labels": {"a": "b"}}, "spec": {"containers": [{"name": "c", "image": "i"}]}}}});
     let deployments = "/apis/apps/v1/namespaces/default/deployments";
     assert_eq!(api.post(deployments, &deployment).await.0, 201);
-    let scale = api.ask("PATCH", &format!("{deployments}/d/scale"), "application/merge-patch+json", r#"{"spec":{"replicas":3}}"#).await;
+    let scale =
+        api.ask("PATCH", &format!("{deployments}/d/scale"), "application/merge-patch+json", r#"{"spec":{"replicas":3}}"#).await;
     assert_eq!((scale.0, &scale.1["spec"]["replicas"]), (200, &json!(3)));
     assert_eq!(api.ask("DELETE", &format!("{EVENTS}/e1"), "application/json", "").await.0, 200);
     // Without the other one: not ready, the rest goes on.
