@@ -46,10 +46,15 @@ impl Effects {
         let Bind { waiting, node, plan, started, evaluated } = bind;
         let pod = &waiting.pod;
         let profile = pod.spec.scheduler_name.as_str();
+        metrics::TASKS.with_label_values(&["binding"]).inc();
+        let _running = Running;
+        let since = Instant::now();
         let prepared = match self.bind_volumes(scheduler, pod, &plan.volumes, &node).await {
             Ok(()) => self.bind_devices(pod, &plan.devices).await,
             Err(why) => Err(why),
         };
+        metrics::point("PreBind", profile, prepared.is_ok(), since);
+        let since = Instant::now();
         let result = match prepared {
             Ok(()) => match scheduler.extenders(pod).iter().find(|extender| !extender.bind.is_empty()) {
                 Some(extender) => extender.bind(pod, &node).await,
@@ -57,6 +62,7 @@ impl Effects {
             },
             Err(why) => Err(why),
         };
+        metrics::point("Bind", profile, result.is_ok(), since);
         let outcome = match result {
             Ok(()) => {
                 tracing::debug!(
@@ -303,6 +309,15 @@ impl Effects {
             .body(body.to_string().into_bytes())
             .map_err(kube::Error::HttpError)?;
         self.client.request_text(request).await.map(drop)
+    }
+}
+
+/// A binding under way, for the gauge.
+struct Running;
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        metrics::TASKS.with_label_values(&["binding"]).dec();
     }
 }
 

@@ -4,6 +4,7 @@
 
 use std::sync::Arc;
 
+use crate::object::Named;
 use crate::object::node::Node;
 use crate::object::pod::Pod;
 
@@ -39,7 +40,10 @@ impl Event {
     pub fn label(&self) -> &'static str {
         match self {
             Self::NodeAdded(_) => "NodeAdd",
-            Self::NodeUpdated(..) => "NodeUpdate",
+            Self::NodeUpdated(old, new) if old.allocatable != new.allocatable => "NodeAllocatableChange",
+            Self::NodeUpdated(old, new) if old.labels() != new.labels() => "NodeLabelChange",
+            Self::NodeUpdated(old, new) if old.taints != new.taints || old.unschedulable != new.unschedulable => "NodeTaintChange",
+            Self::NodeUpdated(..) => "NodeConditionChange",
             Self::AssignedPodAdded(_) => "AssignedPodAdd",
             Self::AssignedPodUpdated(..) => "AssignedPodUpdate",
             Self::AssignedPodDeleted(_) => "AssignedPodDelete",

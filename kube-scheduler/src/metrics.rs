@@ -3,11 +3,15 @@
 //! Upstream: pkg/scheduler/metrics/metrics.go
 
 use std::sync::LazyLock;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 
 use component::metrics::prometheus::{
     Histogram, HistogramVec, IntCounterVec, IntGaugeVec, exponential_buckets, histogram_opts, register_histogram,
     register_histogram_vec, register_int_counter_vec, register_int_gauge_vec,
 };
+
+use tokio::time::Instant;
 
 const UNIQUE: &str = "metric names are unique in this file";
 
@@ -90,3 +94,82 @@ pub static UNSCHEDULABLE: LazyLock<IntGaugeVec> = LazyLock::new(|| {
     let help = "The number of unschedulable pods broken down by plugin name. A pod will increment the gauge for all plugins that caused it to not schedule and so this metric have meaning only when broken down by plugin.";
     register_int_gauge_vec!("scheduler_unschedulable_pods", help, &["plugin", "profile"]).expect(UNIQUE)
 });
+
+/// `scheduler_framework_extension_point_duration_seconds{extension_point,profile,status}`.
+pub static POINT_SECONDS: LazyLock<HistogramVec> = LazyLock::new(|| {
+    let help = "Latency for running all plugins of a specific extension point.";
+    let labels = &["extension_point", "profile", "status"];
+    register_histogram_vec!("scheduler_framework_extension_point_duration_seconds", help, labels, doubling(0.0001, 12))
+        .expect(UNIQUE)
+});
+
+/// `scheduler_plugin_execution_duration_seconds{extension_point,plugin,status}`: one decision of ten, and of its nodes the first.
+pub static PLUGIN_SECONDS: LazyLock<HistogramVec> = LazyLock::new(|| {
+    let help = "Duration for running a plugin at a specific extension point.";
+    let labels = &["extension_point", "plugin", "status"];
+    let buckets = exponential_buckets(0.00001, 1.5, 20).expect("start and count are positive");
+    register_histogram_vec!("scheduler_plugin_execution_duration_seconds", help, labels, buckets).expect(UNIQUE)
+});
+
+/// `scheduler_plugin_evaluation_total{extension_point,plugin,profile}`.
+pub static EVALUATIONS: LazyLock<IntCounterVec> = LazyLock::new(|| {
+    let help = "Number of attempts to schedule pods by each plugin and the extension point (available only in PreFilter, Filter, PreScore, and Score).";
+    register_int_counter_vec!("scheduler_plugin_evaluation_total", help, &["extension_point", "plugin", "profile"]).expect(UNIQUE)
+});
+
+/// `scheduler_goroutines{operation}`: here tasks.
+pub static TASKS: LazyLock<IntGaugeVec> = LazyLock::new(|| {
+    let help = "Number of running goroutines split by the work they do such as binding.";
+    register_int_gauge_vec!("scheduler_goroutines", help, &["operation"]).expect(UNIQUE)
+});
+
+/// `scheduler_permit_wait_duration_seconds{result}`: no plugin waits, so it stays empty, as upstream's with the default plugins.
+pub static PERMIT_SECONDS: LazyLock<HistogramVec> = LazyLock::new(|| {
+    let help = "Duration of waiting on permit.";
+    register_histogram_vec!("scheduler_permit_wait_duration_seconds", help, &["result"], doubling(0.001, 15)).expect(UNIQUE)
+});
+
+/// `scheduler_volume_binder_cache_requests_total{operation}`.
+pub static VOLUME_CACHE: LazyLock<IntCounterVec> = LazyLock::new(|| {
+    let help = "Total number for request volume binding cache";
+    register_int_counter_vec!("scheduler_volume_binder_cache_requests_total", help, &["operation"]).expect(UNIQUE)
+});
+
+/// `scheduler_pod_scheduled_after_flush_total`.
+pub static AFTER_FLUSH: LazyLock<component::metrics::prometheus::IntCounter> = LazyLock::new(|| {
+    let help = "Number of pods that were successfully scheduled after being flushed from unschedulablePods due to timeout. This metric helps detect potential queueing hint misconfigurations or event handling issues.";
+    component::metrics::prometheus::register_int_counter!("scheduler_pod_scheduled_after_flush_total", help).expect(UNIQUE)
+});
+
+/// Makes the metrics that have no labels, so that they show from the start.
+pub fn register() {
+    LazyLock::force(&PREEMPTIONS);
+    LazyLock::force(&VICTIMS);
+    LazyLock::force(&POD_ATTEMPTS);
+    LazyLock::force(&ALGORITHM_SECONDS);
+    LazyLock::force(&AFTER_FLUSH);
+    LazyLock::force(&PERMIT_SECONDS);
+    LazyLock::force(&VOLUME_CACHE);
+}
+
+/// Notes how long an extension point took.
+pub fn point(point: &str, profile: &str, good: bool, since: Instant) {
+    let status = if good { "Success" } else { "Unschedulable" };
+    POINT_SECONDS.with_label_values(&[point, profile, status]).observe(since.elapsed().as_secs_f64());
+}
+
+/// The same for a point that went well, of which only the sum of its parts is known.
+pub fn point_took(point: &str, profile: &str, took: Duration) {
+    POINT_SECONDS.with_label_values(&[point, profile, "Success"]).observe(took.as_secs_f64());
+}
+
+/// Notes how long a plugin took at an extension point.
+pub fn plugin(point: &str, plugin: &str, status: &str, since: Instant) {
+    PLUGIN_SECONDS.with_label_values(&[point, plugin, status]).observe(since.elapsed().as_secs_f64());
+}
+
+/// Whether this decision is one whose plugins are timed: one of ten. Upstream: pluginMetricsSamplePercent
+pub fn sampled() -> bool {
+    static DECISIONS: AtomicU32 = AtomicU32::new(0);
+    DECISIONS.fetch_add(1, Ordering::Relaxed).is_multiple_of(10)
+}

@@ -113,6 +113,17 @@ pub enum Begin<'a> {
     Only(Box<dyn Filter + 'a>, Vec<NodeIdx>),
 }
 
+impl Begin<'_> {
+    /// Upstream's name for it.
+    pub fn status(&self) -> &'static str {
+        match self {
+            Self::Skip => "Skip",
+            Self::Reject(failure) => crate::schedule::status(Some(failure)),
+            Self::Check(_) | Self::Only(..) => "Success",
+        }
+    }
+}
+
 /// Looks at nodes for one pod.
 pub trait Filter {
     /// Whether the pod can run there.

@@ -12,6 +12,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::event::Event;
+use crate::metrics;
 use crate::object::Named;
 use crate::object::pod::Pod;
 use crate::plugin;
@@ -136,7 +137,7 @@ impl Queue {
             let waiting =
                 Waiting { pod, attempts: 0, refusals: 0, since: now, first: now, refused_by: Vec::new(), place: Place::InFlight };
             self.pods.insert(uid.clone(), waiting);
-            self.ready(&uid, now);
+            self.ready(&uid, now, "PodAdd");
             return;
         };
         let old = std::mem::replace(&mut waiting.pod, pod.clone());
@@ -144,16 +145,16 @@ impl Queue {
             // The order may depend on what changed.
             Place::Active(rank) if old.spec.priority != pod.spec.priority || gated(&pod) => {
                 self.active.remove(&rank);
-                self.ready(&uid, now);
+                self.ready(&uid, now, "PodUpdate");
             }
-            Place::Gated if !gated(&pod) => self.ready(&uid, now),
+            Place::Gated if !gated(&pod) => self.ready(&uid, now, "PodUpdate"),
             // A change of its status alone (the condition just written, say) helps nothing.
             Place::Unschedulable
                 if old.spec == pod.spec && old.labels() == pod.labels() && old.generated_claims == pod.generated_claims => {}
             Place::Unschedulable => {
                 let event = Event::PodUpdated(old, pod);
                 if helps(&self.pods[&uid], &event) {
-                    self.wake(&uid, now);
+                    self.wake(&uid, now, event.label());
                 }
             }
             _ => {}
@@ -196,6 +197,7 @@ impl Queue {
         waiting.since = now;
         waiting.place = Place::Unschedulable;
         self.unschedulable.insert(uid.to_owned());
+        metrics::INCOMING.with_label_values(&["ScheduleAttemptFailure", "unschedulable"]).inc();
     }
 
     /// Something went wrong that has nothing to do with the cluster: it is tried again after a while.
@@ -208,6 +210,7 @@ impl Queue {
         self.tickets += 1;
         waiting.place = Place::Backoff(until, self.tickets, false);
         self.backing_off.insert((until, self.tickets), uid.to_owned());
+        metrics::INCOMING.with_label_values(&["ScheduleAttemptFailure", "backoff"]).inc();
     }
 
     /// Wakes the pods that an event may help; how many.
@@ -222,7 +225,7 @@ impl Queue {
             .cloned()
             .collect();
         for uid in &helped {
-            self.wake(uid, now);
+            self.wake(uid, now, event.label());
         }
         helped.len()
     }
@@ -240,17 +243,17 @@ impl Queue {
                 break;
             }
             let uid = entry.remove();
-            self.ready(&uid, now);
+            self.ready(&uid, now, "BackoffComplete");
         }
         let limit = self.backoff.unschedulable;
         let old = self.unschedulable.iter().filter(|uid| self.pods.get(*uid).is_some_and(|waiting| now >= waiting.since + limit));
         for uid in old.cloned().collect::<Vec<_>>() {
-            self.wake(&uid, now);
+            self.wake(&uid, now, Event::Timeout.label());
         }
     }
 
     /// Moves an unschedulable pod to where it will be tried: at once if its backoff is over.
-    fn wake(&mut self, uid: &str, now: Instant) {
+    fn wake(&mut self, uid: &str, now: Instant, event: &str) {
         let Some(waiting) = self.pods.get_mut(uid) else { return };
         self.unschedulable.remove(uid);
         let until = waiting.since + self.backoff.after(waiting.refusals);
@@ -258,15 +261,17 @@ impl Queue {
             self.tickets += 1;
             waiting.place = Place::Backoff(until, self.tickets, true);
             self.backing_off.insert((until, self.tickets), uid.to_owned());
+            metrics::INCOMING.with_label_values(&[event, "backoff"]).inc();
         } else {
-            self.ready(uid, now);
+            self.ready(uid, now, event);
         }
     }
 
-    fn ready(&mut self, uid: &str, now: Instant) {
+    fn ready(&mut self, uid: &str, now: Instant, event: &str) {
         let Some(waiting) = self.pods.get_mut(uid) else { return };
         if gated(&waiting.pod) {
             waiting.place = Place::Gated;
+            metrics::INCOMING.with_label_values(&[event, "gated"]).inc();
             return;
         }
         self.tickets += 1;
@@ -274,6 +279,7 @@ impl Queue {
         let rank = (Reverse(waiting.pod.spec.priority), if waiting.attempts == 0 { waiting.first } else { now }, self.tickets);
         waiting.place = Place::Active(rank);
         self.active.insert(rank, uid.to_owned());
+        metrics::INCOMING.with_label_values(&[event, "active"]).inc();
     }
 
     fn leave(&mut self, uid: &str, place: Place) {

@@ -136,6 +136,7 @@ fn election(options: &Options, file: Option<&File>) -> anyhow::Result<Option<lea
 /// # Errors
 /// The API server's address or credentials are unusable, the port is taken, leadership was lost.
 pub async fn run(config: Config) -> anyhow::Result<()> {
+    crate::metrics::register();
     let tasks = Tasks::new();
     let kube = connect::connect(&config.connection).await.context("failed to connect to the API server")?;
     let watches = Arc::new(Watches::start(&kube, &tasks));

@@ -2,11 +2,16 @@
 //!
 //! Upstream: pkg/scheduler/schedule_one.go
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
+use std::time::Duration;
+
+use tokio::time::Instant;
 
 use crate::cluster::node_info::{NodeInfo, Placed};
 use crate::cluster::{Cluster, NodeIdx};
 use crate::config::Profile;
+use crate::metrics;
 use crate::object::Named;
 use crate::object::pod::Pod;
 use crate::plugin::{Begin, Context, Failure, Filter};
@@ -24,9 +29,21 @@ pub struct Attempt<'a> {
     /// What plugins see.
     pub cx: Context<'a>,
     profile: &'a Profile,
-    filters: Vec<(&'static str, Box<dyn Filter + 'a>)>,
+    filters: Vec<Running<'a>>,
+    /// Plugins of this attempt are timed.
+    sampled: bool,
+    /// The first node is still to come.
+    first: Cell<bool>,
     /// Where it may go at all; `None` for everywhere. With the plugins that say so.
     only: Option<(Vec<NodeIdx>, Vec<&'static str>)>,
+}
+
+/// A filter at work.
+struct Running<'a> {
+    plugin: &'static str,
+    filter: Box<dyn Filter + 'a>,
+    /// How many nodes it has looked at.
+    nodes: Cell<u64>,
 }
 
 /// Why a pod fits nowhere.
@@ -123,22 +140,32 @@ impl<'a> Attempt<'a> {
     /// A plugin refuses it whatever the node.
     pub fn begin(cluster: &'a Cluster, stores: &'a Stores, profile: &'a Profile, pod: &'a Pod) -> Result<Self, Diagnosis> {
         let cx = Context { cluster, stores, args: &profile.args };
-        let mut attempt = Self { pod, cx, profile, filters: Vec::new(), only: None };
+        let sampled = metrics::sampled();
+        let mut attempt = Self { pod, cx, profile, filters: Vec::new(), sampled, first: Cell::new(sampled), only: None };
+        let begun = Instant::now();
+        let run = |plugin, filter| Running { plugin, filter, nodes: Cell::new(0) };
         for plugin in &profile.filters {
             let Some(filter) = plugin.filter else { continue };
-            match filter(&attempt.cx, pod) {
+            let since = sampled.then(Instant::now);
+            let begin = filter(&attempt.cx, pod);
+            if let Some(since) = since {
+                metrics::plugin("PreFilter", plugin.name, begin.status(), since);
+            }
+            match begin {
                 Begin::Skip => {}
-                Begin::Check(check) => attempt.filters.push((plugin.name, check)),
+                Begin::Check(check) => attempt.filters.push(run(plugin.name, check)),
                 Begin::Only(check, nodes) => {
-                    attempt.filters.push((plugin.name, check));
+                    attempt.filters.push(run(plugin.name, check));
                     attempt.restrict(nodes, plugin.name);
                 }
                 Begin::Reject(mut failure) => {
                     failure.plugin = plugin.name;
+                    metrics::point("PreFilter", &profile.name, false, begun);
                     return Err(Diagnosis { absent: Some(failure), rejected: true, ..Diagnosis::default() });
                 }
             }
         }
+        metrics::point("PreFilter", &profile.name, true, begun);
         Ok(attempt)
     }
 
@@ -186,6 +213,7 @@ impl<'a> Attempt<'a> {
         let start = if restricted.is_some() { 0 } else { rotation.start % candidates.len().max(1) };
         let mut feasible: Vec<NodeIdx> = Vec::new();
         let mut evaluated = 0;
+        let begun = Instant::now();
         for turn in 0..candidates.len() {
             let idx = candidates[(start + turn) % candidates.len()];
             let node = self.cx.cluster.node(idx);
@@ -202,6 +230,11 @@ impl<'a> Attempt<'a> {
             }
         }
         rotation.start = (rotation.start + evaluated) % order.len();
+        metrics::point("Filter", &self.profile.name, !feasible.is_empty(), begun);
+        for running in &self.filters {
+            let labels = &["Filter", running.plugin, &self.profile.name];
+            metrics::EVALUATIONS.with_label_values(labels).inc_by(running.nodes.take());
+        }
         if feasible.is_empty() {
             if let Some((_, plugins)) = &restricted {
                 let mut failure = Failure::unresolvable(format!("node(s) didn't satisfy plugin(s) [{}]", plugins.join(" ")));
@@ -241,9 +274,16 @@ impl<'a> Attempt<'a> {
     }
 
     fn check(&self, idx: NodeIdx, node: &NodeInfo) -> Result<(), Failure> {
-        for (name, filter) in &self.filters {
-            if let Err(mut failure) = filter.check(idx, node) {
-                failure.plugin = name;
+        let timed = self.first.replace(false);
+        for running in &self.filters {
+            running.nodes.set(running.nodes.get() + 1);
+            let since = timed.then(Instant::now);
+            let result = running.filter.check(idx, node);
+            if let Some(since) = since {
+                metrics::plugin("Filter", running.plugin, status(result.as_ref().err()), since);
+            }
+            if let Err(mut failure) = result {
+                failure.plugin = running.plugin;
                 return Err(failure);
             }
         }
@@ -252,12 +292,12 @@ impl<'a> Attempt<'a> {
 
     /// Thinks a pod onto a node, in the filters' own counts.
     pub fn think_on(&mut self, idx: NodeIdx, pod: &Pod) {
-        self.filters.iter_mut().for_each(|(_, filter)| filter.add(idx, pod));
+        self.filters.iter_mut().for_each(|running| running.filter.add(idx, pod));
     }
 
     /// Thinks a pod off a node.
     pub fn think_off(&mut self, idx: NodeIdx, pod: &Pod) {
-        self.filters.iter_mut().for_each(|(_, filter)| filter.remove(idx, pod));
+        self.filters.iter_mut().for_each(|running| running.filter.remove(idx, pod));
     }
 
     fn restrict(&mut self, nodes: Vec<NodeIdx>, plugin: &'static str) {
@@ -278,8 +318,22 @@ impl<'a> Attempt<'a> {
         if feasible.len() == 1 {
             return;
         }
+        let begun = Instant::now();
+        let mut preparing = Duration::ZERO;
         for (plugin, weight) in &self.profile.scores {
-            let Some(score) = plugin.score.and_then(|make| make(&self.cx, self.pod, feasible)) else { continue };
+            let since = Instant::now();
+            let made = plugin.score.and_then(|make| make(&self.cx, self.pod, feasible));
+            preparing += since.elapsed();
+            if self.sampled {
+                metrics::plugin("PreScore", plugin.name, if made.is_some() { "Success" } else { "Skip" }, since);
+            }
+            let Some(score) = made else { continue };
+            metrics::EVALUATIONS.with_label_values(&["Score", plugin.name, &self.profile.name]).inc_by(feasible.len() as u64);
+            if self.sampled {
+                let since = Instant::now();
+                score.score(feasible[0], self.cx.cluster.node(feasible[0]));
+                metrics::plugin("Score", plugin.name, "Success", since);
+            }
             scores.clear();
             scores.extend(feasible.iter().map(|idx| score.score(*idx, self.cx.cluster.node(*idx))));
             score.normalize(feasible, scores);
@@ -287,6 +341,17 @@ impl<'a> Attempt<'a> {
                 *total += weight * score;
             }
         }
+        metrics::point_took("PreScore", &self.profile.name, preparing);
+        metrics::point_took("Score", &self.profile.name, begun.elapsed().saturating_sub(preparing));
+    }
+}
+
+/// Upstream's name for how a plugin answered.
+pub(crate) fn status(failure: Option<&Failure>) -> &'static str {
+    match failure {
+        None => "Success",
+        Some(failure) if failure.resolvable => "Unschedulable",
+        Some(_) => "UnschedulableAndUnresolvable",
     }
 }
 

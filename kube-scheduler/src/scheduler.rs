@@ -160,7 +160,6 @@ impl Scheduler {
                 core.cluster.nominated.set(new.clone(), &new.nominated);
             }
             core.queue.upsert(new.clone(), now);
-            metrics::INCOMING.with_label_values(&["PodAdd", "active"]).inc();
         } else {
             let uid = new.uid();
             let before = core.cluster.placed(uid);
@@ -458,7 +457,9 @@ fn decide(
         Err(diagnosis) if diagnosis.no_nodes || !profile.preempts => (Err(diagnosis), None),
         Err(diagnosis) => {
             metrics::PREEMPTIONS.inc();
+            let since = Instant::now();
             let outcome = preempt(&mut attempt, &diagnosis, rotation.start);
+            metrics::point("PostFilter", &profile.name, matches!(outcome, Outcome::Found(_)), since);
             (Err(diagnosis), Some(outcome))
         }
     }
@@ -479,6 +480,7 @@ fn plan_for(cluster: &Cluster, stores: &Stores, pod: &Pod, idx: NodeIdx) -> Plan
 
 /// Takes the node and the volumes for the pod; the node's name.
 fn assume(cluster: &mut Cluster, stores: &Stores, pod: &Arc<Pod>, idx: NodeIdx, plan: &Plan) -> String {
+    let since = Instant::now();
     let name = cluster.node(idx).name.to_string();
     cluster.nominated.remove(pod.uid());
     let mut assumed = Pod::clone(pod);
@@ -486,6 +488,7 @@ fn assume(cluster: &mut Cluster, stores: &Stores, pod: &Arc<Pod>, idx: NodeIdx, 
     cluster.assume(Arc::new(assumed), idx);
     assume_volumes(stores, &plan.volumes, &name);
     dynamic_resources::assume(stores, pod, &plan.devices);
+    metrics::point("Reserve", &pod.spec.scheduler_name, true, since);
     name
 }
 
