@@ -643,3 +643,6 @@ pub fn start(kubelet: &Shared) {
         stop.run_until_cancelled(pod_resources::serve(listing)).await;
     });
 }
+
+#[cfg(test)]
+mod tests;

@@ -23,6 +23,8 @@ pub(crate) struct State {
     pub(crate) containers: HashMap<String, (String, ContainerStatus)>,
     /// Calls that change something, in order: `run`, `create web`, `start web`, `stop web`, …
     pub(crate) calls: Vec<String>,
+    /// The last configuration asked for, by container's name.
+    pub(crate) configs: HashMap<String, ContainerConfig>,
     /// Images that are there.
     pub(crate) images: Vec<String>,
     /// Exit code and output of every `ExecSync`.
@@ -166,6 +168,8 @@ impl RuntimeService for Fake {
         let config = request.config.unwrap_or_default();
         let mut state = self.0.lock();
         let (id, now) = (state.id(), state.now());
+        let name = config.metadata.as_ref().map(|metadata| metadata.name.clone()).unwrap_or_default();
+        state.configs.insert(name, config.clone());
         let status = ContainerStatus {
             id: id.clone(),
             metadata: config.metadata,

@@ -12,13 +12,18 @@ use crate::kubelet::Shared;
 use crate::pod;
 
 async fn start(dir: &Path, tasks: &Tasks) -> Shared {
+    start_with(dir, tasks, "").await
+}
+
+/// With more lines of configuration.
+pub(crate) async fn start_with(dir: &Path, tasks: &Tasks, more: &str) -> Shared {
     let at = |name: &str| dir.join(name).display().to_string();
     std::fs::create_dir_all(at("manifests")).unwrap();
     std::fs::write(
         dir.join("config.yaml"),
         format!(
             "kind: KubeletConfiguration\nfailCgroupV1: false\nfailSwapOn: false\ncgroupsPerQOS: false\nenforceNodeAllocatable: [none]\nenableServer: false\n\
-             healthzPort: 0\npodLogsDir: {}\ncontainerRuntimeEndpoint: unix://{}\nstaticPodPath: {}\nevictionHard: {{memory.available: '0'}}\n",
+             healthzPort: 0\npodLogsDir: {}\ncontainerRuntimeEndpoint: unix://{}\nstaticPodPath: {}\nevictionHard: {{memory.available: '0'}}\n{more}",
             at("logs"),
             at("cri.sock"),
             at("manifests")
@@ -34,7 +39,7 @@ async fn start(dir: &Path, tasks: &Tasks) -> Shared {
     crate::run::start(config, tasks).await.unwrap()
 }
 
-async fn wait_for(what: &str, mut holds: impl FnMut() -> bool) {
+pub(crate) async fn wait_for(what: &str, mut holds: impl FnMut() -> bool) {
     for _ in 0..600 {
         if holds() {
             return;
@@ -44,13 +49,13 @@ async fn wait_for(what: &str, mut holds: impl FnMut() -> bool) {
     panic!("not in time: {what}");
 }
 
-fn manifest(dir: &Path, spec: &str) {
+pub(crate) fn manifest(dir: &Path, spec: &str) {
     let text = format!("apiVersion: v1\nkind: Pod\nmetadata: {{name: web}}\nspec: {spec}\n");
     std::fs::create_dir_all(dir.join("manifests")).unwrap();
     std::fs::write(dir.join("manifests/web.yaml"), text).unwrap();
 }
 
-fn phase(kubelet: &Shared) -> String {
+pub(crate) fn phase(kubelet: &Shared) -> String {
     let pod = kubelet.pods.list().into_iter().next();
     pod.and_then(|pod| kubelet.status.get(pod::uid(&pod))).and_then(|status| status.phase.clone()).unwrap_or_default()
 }
