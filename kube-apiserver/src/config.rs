@@ -388,11 +388,11 @@ const AT_HOME: &[&str] = &["resourcequotas", "ipaddresses"];
 
 /// `group/resource#server;server`
 fn parse_override(text: &str) -> anyhow::Result<(String, String, Vec<String>)> {
-    const FORMAT: &str =
-        "--etcd-servers-overrides invalid, must be of format: group/resource#servers, where servers are URLs, semicolon separated";
+    const FORMAT: &str = "--etcd-servers-overrides invalid, must be of format: group/resource#servers, where servers are URLs, semicolon separated";
     let (what, servers) = text.split_once('#').context(FORMAT)?;
     let (group, resource) = what.trim().split_once('/').context(FORMAT)?;
-    let servers: Vec<String> = servers.split(';').map(|server| server.trim().to_owned()).filter(|server| !server.is_empty()).collect();
+    let servers: Vec<String> =
+        servers.split(';').map(|server| server.trim().to_owned()).filter(|server| !server.is_empty()).collect();
     ensure!(!servers.is_empty() && !resource.is_empty() && !servers.iter().any(|server| server.contains('#')), FORMAT);
     ensure!(!AT_HOME.contains(&resource), "--etcd-servers-overrides for {resource} is not yet supported by rk");
     Ok((group.to_owned(), resource.to_owned(), servers))

@@ -78,7 +78,11 @@ impl Health {
 
     fn checks(&self, server: &Server, endpoint: &str) -> Vec<(String, Result<(), String>)> {
         let etcd = self.etcd.lock().clone();
-        let synced = if server.caches.homes().all(|caches| caches.revision() > 0) { Ok(()) } else { Err("the cache is not loaded".to_owned()) };
+        let synced = if server.caches.homes().all(|caches| caches.revision() > 0) {
+            Ok(())
+        } else {
+            Err("the cache is not loaded".to_owned())
+        };
         let bootstrapped = if self.bootstrapped.load(Ordering::Acquire) { Ok(()) } else { Err("not finished".to_owned()) };
         let mut checks = vec![("ping".to_owned(), Ok(())), ("log".to_owned(), Ok(())), ("etcd".to_owned(), etcd.clone())];
         if endpoint == "readyz" {

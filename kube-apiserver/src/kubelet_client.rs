@@ -39,9 +39,7 @@ impl KubeletClient {
         let builder = || {
             ClientConfig::builder_with_provider(provider.clone()).with_safe_default_protocol_versions().context("no TLS versions")
         };
-        let trusting = || -> anyhow::Result<_> {
-            Ok(builder()?.dangerous().with_custom_certificate_verifier(any_server_cert()))
-        };
+        let trusting = || -> anyhow::Result<_> { Ok(builder()?.dangerous().with_custom_certificate_verifier(any_server_cert())) };
         let kubelet = match &config.kubelet_ca {
             Some(path) => {
                 let mut roots = RootCertStore::empty();
