@@ -68,7 +68,7 @@ impl Chain {
             let on = (*default || asked) && !disable.iter().any(|other| other == name);
             match build {
                 Some(build) if on => plugins.push((*name, build(host))),
-                None if asked && !*default => return Err(format!("admission plugin {name} is not yet supported")),
+                None if asked => return Err(format!("admission plugin {name} is not yet supported")),
                 _ => {}
             }
         }

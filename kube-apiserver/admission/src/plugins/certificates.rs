@@ -26,6 +26,10 @@ pub(super) fn build_signing(host: &Host) -> Arc<dyn Plugin> {
     Arc::new(Signing { authorizer: host.authorizer.clone() })
 }
 
+pub(super) fn build_attest(host: &Host) -> Arc<dyn Plugin> {
+    Arc::new(Attest { authorizer: host.authorizer.clone() })
+}
+
 pub(super) fn build_subject(_host: &Host) -> Arc<dyn Plugin> {
     Arc::new(SubjectRestriction)
 }
@@ -73,6 +77,31 @@ impl Plugin for Approval {
             return Ok(());
         }
         Err(request.forbidden(object, format!("user not permitted to approve requests with signerName {signer:?}")))
+    }
+}
+
+/// ClusterTrustBundleAttest: a bundle that speaks for a signer comes from somebody who may attest for it.
+struct Attest {
+    authorizer: Arc<dyn Authorizer>,
+}
+
+#[async_trait]
+impl Plugin for Attest {
+    async fn validate(
+        &self,
+        request: &Attributes,
+        object: &Value,
+        _old: Option<&Value>,
+        _warnings: &mut Vec<String>,
+    ) -> Result<(), Status> {
+        if !request.is(GROUP, "clustertrustbundles") || !matches!(request.operation, Operation::Create | Operation::Update) {
+            return Ok(());
+        }
+        let signer = text(&object["spec"], "signerName");
+        if signer.is_empty() || may(&self.authorizer, request, "attest", signer).await {
+            return Ok(());
+        }
+        Err(request.forbidden(object, format!("user not permitted to attest for signerName {signer:?}")))
     }
 }
 
