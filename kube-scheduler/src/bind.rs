@@ -2,6 +2,7 @@
 //!
 //! Upstream: pkg/scheduler/schedule_one.go (bindingCycle, handleSchedulingFailure), preemption/executor.go
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -169,8 +170,11 @@ impl Effects {
     }
 
     /// Says why a pod fits nowhere, and makes room for it where that was decided.
-    pub async fn refuse(&self, scheduler: &Scheduler, refused: Refused) {
-        let Refused { pod, message, nominate, victims, outbid } = refused;
+    pub async fn refuse(&self, scheduler: &Scheduler, mut refused: Refused) {
+        if !refused.choices.is_empty() {
+            self.judge(scheduler, &mut refused).await;
+        }
+        let Refused { pod, message, nominate, victims, outbid, choices: _ } = refused;
         let profile = pod.spec.scheduler_name.as_str();
         metrics::ATTEMPTS.with_label_values(&[profile, "unschedulable"]).inc();
         tracing::debug!(pod = pod.key(), err = message, "Unable to schedule pod; no fit; waiting");
@@ -184,7 +188,38 @@ impl Effects {
         for victim in victims {
             self.evict(&pod, &victim, &node, &recorder).await;
         }
-        let _ = scheduler;
+    }
+
+    /// Lets extenders strike choices of preemption out, and takes the best that is left.
+    async fn judge(&self, scheduler: &Scheduler, refused: &mut Refused) {
+        let pod = &refused.pod;
+        let path = |pod: &Pod| format!("/api/v1/namespaces/{}/pods/{}", pod.namespace(), pod.name());
+        let extenders = scheduler.extenders(pod);
+        let judges = || extenders.iter().filter(|extender| !extender.preempt.is_empty());
+        let Ok(object) = self.get(&path(pod)).await else { return refused.choices.clear() };
+        let mut objects = HashMap::new();
+        if judges().any(|extender| !extender.names_only) {
+            for victim in refused.choices.iter().flat_map(|choice| &choice.victims) {
+                if let Ok(object) = self.get(&path(victim)).await {
+                    objects.insert(victim.uid().to_owned(), object);
+                }
+            }
+        }
+        for extender in judges() {
+            match extender.preempt(&object, &refused.choices, &objects).await {
+                Ok(left) => refused.choices = left,
+                Err(why) if extender.ignorable => tracing::warn!(extender = extender.url, err = why, "Skipping extender"),
+                Err(why) => {
+                    tracing::info!(pod = pod.key(), err = why, "Failed to ask an extender");
+                    refused.choices.clear();
+                }
+            }
+            // Nothing left to ask about.
+            if refused.choices.is_empty() {
+                return;
+            }
+        }
+        scheduler.promise(refused);
     }
 
     /// The error is empty where the pod is gone.

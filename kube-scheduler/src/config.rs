@@ -3,8 +3,11 @@
 //! Upstream: pkg/scheduler/apis/config
 
 pub mod file;
+pub mod write;
 
 use std::time::Duration;
+
+use k8s_openapi::api::core::v1 as core;
 
 use crate::object::pod::Spread;
 use crate::object::selector::{NodeSelector, NodeTerm, Selector};
@@ -108,6 +111,8 @@ pub struct NodeAffinityArgs {
     pub required: Option<NodeSelector>,
     /// Preferred.
     pub preferred: Vec<(i64, NodeTerm)>,
+    /// As configured.
+    pub written: Option<core::NodeAffinity>,
 }
 
 /// Of PodTopologySpread.
@@ -116,6 +121,8 @@ pub struct SpreadArgs {
     pub defaults: Vec<Spread>,
     /// Whether these are the built-in ones.
     pub system_defaults: bool,
+    /// As configured, where they are not.
+    pub written: Option<Vec<core::TopologySpreadConstraint>>,
 }
 
 impl Default for Args {
@@ -142,6 +149,7 @@ impl Default for Args {
             spread: SpreadArgs {
                 defaults: vec![spread("kubernetes.io/hostname", 3), spread("topology.kubernetes.io/zone", 5)],
                 system_defaults: true,
+                written: None,
             },
             preemption: (10, 100),
             bind_timeout: Duration::from_secs(600),

@@ -42,7 +42,9 @@ impl Event {
             Self::NodeAdded(_) => "NodeAdd",
             Self::NodeUpdated(old, new) if old.allocatable != new.allocatable => "NodeAllocatableChange",
             Self::NodeUpdated(old, new) if old.labels() != new.labels() => "NodeLabelChange",
-            Self::NodeUpdated(old, new) if old.taints != new.taints || old.unschedulable != new.unschedulable => "NodeTaintChange",
+            Self::NodeUpdated(old, new) if old.taints != new.taints || old.unschedulable != new.unschedulable => {
+                "NodeTaintChange"
+            }
             Self::NodeUpdated(..) => "NodeConditionChange",
             Self::AssignedPodAdded(_) => "AssignedPodAdd",
             Self::AssignedPodUpdated(..) => "AssignedPodUpdate",

@@ -2,15 +2,16 @@
 //!
 //! Upstream: pkg/scheduler/extender.go, kube-scheduler/extender/v1
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use bytes::Bytes;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
 use http::{Request, header};
-use http_body_util::{BodyExt as _, Full, Limited};
-use hyper_util::client::legacy::Client;
-use hyper_util::client::legacy::connect::HttpConnector;
-use hyper_util::rt::TokioExecutor;
+use http_body_util::{BodyExt as _, Limited};
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject as _;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -22,9 +23,63 @@ const MAX_ANSWER: usize = 64 << 20;
 /// Extenders score 0…10, plugins 0…100. Upstream: MaxNodeScore / MaxExtenderPriority
 const SCALE: i64 = 10;
 
+/// How to reach an extender.
+#[derive(Clone, Debug, Default)]
+pub struct Connection {
+    /// Where it is.
+    pub url: String,
+    /// Its certificate is not looked at.
+    pub insecure: bool,
+    /// The name its certificate must have, where that is not the URL's.
+    pub server_name: Option<String>,
+    /// PEM: who vouches for it.
+    pub authority: Option<Vec<u8>>,
+    /// PEM: our certificate.
+    pub certificate: Option<Vec<u8>>,
+    /// PEM: its key.
+    pub key: Option<Vec<u8>>,
+}
+
+impl Connection {
+    /// A client that keeps its connections.
+    ///
+    /// # Errors
+    /// Something in it cannot be used.
+    fn client(&self) -> Result<kube::Client, String> {
+        let mut config = kube::Config::new(self.url.parse().map_err(|_| format!("invalid URL {:?}", self.url))?);
+        config.accept_invalid_certs = self.insecure;
+        config.tls_server_name = self.server_name.clone();
+        if let Some(pem) = &self.authority {
+            let certificates = CertificateDer::pem_slice_iter(pem).map(|der| der.map(|der| der.to_vec()));
+            config.root_cert = Some(certificates.collect::<Result<_, _>>().map_err(|error| format!("caFile: {error}"))?);
+        }
+        config.auth_info.client_certificate_data = self.certificate.as_ref().map(|pem| BASE64.encode(pem));
+        config.auth_info.client_key_data = self.key.as_ref().map(|pem| BASE64.encode(pem).into());
+        client::connect::build(config, "kube-scheduler").map_err(|error| component::chain(&error))
+    }
+}
+
+/// A client made on first use.
+#[derive(Clone, Default)]
+pub struct Reach(Arc<OnceLock<Result<kube::Client, String>>>);
+
+impl std::fmt::Debug for Reach {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        out.write_str("Reach")
+    }
+}
+
 /// One extender.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Extender {
+    /// How to reach it.
+    pub connection: Connection,
+    /// What it was configured by.
+    pub written: Value,
+    /// Its connections.
+    pub client: Reach,
+    /// Path of the call that judges preemption; "" if it has no say there.
+    pub preempt: String,
     /// Where it is.
     pub url: String,
     /// Path of the filter call; "" if it does not filter.
@@ -92,6 +147,37 @@ struct HostScore {
     score: i64,
 }
 
+#[derive(Deserialize)]
+struct PreemptAnswer {
+    #[serde(default, alias = "NodeNameToMetaVictims", rename = "nodeNameToMetaVictims")]
+    nodes: Option<BTreeMap<String, MetaVictims>>,
+}
+
+#[derive(Deserialize)]
+struct MetaVictims {
+    #[serde(default, alias = "Pods", rename = "pods")]
+    pods: Option<Vec<MetaPod>>,
+    #[serde(default, alias = "NumPDBViolations", alias = "numPDBViolations", rename = "numPdbViolations")]
+    violations: i64,
+}
+
+#[derive(Deserialize)]
+struct MetaPod {
+    #[serde(alias = "UID", rename = "uid")]
+    uid: String,
+}
+
+/// A node where a pod would fit once others are gone.
+#[derive(Clone, Debug)]
+pub struct Choice {
+    /// The node.
+    pub node: String,
+    /// Who must go.
+    pub victims: Vec<Arc<Pod>>,
+    /// How many of them a budget protects.
+    pub violations: usize,
+}
+
 #[derive(Default, Deserialize)]
 struct BindAnswer {
     #[serde(default, alias = "Error")]
@@ -132,6 +218,52 @@ impl Extender {
         if answer.error.is_empty() { Ok(()) } else { Err(answer.error) }
     }
 
+    /// Which of the choices will do, with which victims. `objects` are the victims by uid, for extenders that want them whole.
+    ///
+    /// # Errors
+    /// It cannot be reached, or names pods that nobody gave it.
+    pub async fn preempt(
+        &self,
+        pod: &Value,
+        choices: &[Choice],
+        objects: &HashMap<String, Value>,
+    ) -> Result<Vec<Choice>, String> {
+        let nodes: serde_json::Map<String, Value> = choices
+            .iter()
+            .map(|choice| {
+                let pods = choice.victims.iter().map(|victim| match objects.get(victim.uid()) {
+                    Some(object) if !self.names_only => object.clone(),
+                    _ => json!({"UID": victim.uid()}),
+                });
+                let pods: Vec<Value> = pods.collect();
+                (choice.node.clone(), json!({"Pods": pods, "NumPDBViolations": choice.violations}))
+            })
+            .collect();
+        let question = match self.names_only {
+            true => json!({"Pod": pod, "NodeNameToVictims": null, "NodeNameToMetaVictims": nodes}),
+            false => json!({"Pod": pod, "NodeNameToVictims": nodes, "NodeNameToMetaVictims": null}),
+        };
+        let answer: PreemptAnswer = self.call(&self.preempt, &question).await?;
+        let mut out = Vec::new();
+        for (node, left) in answer.nodes.into_iter().flatten() {
+            let unknown = || format!("extender {} claims to preempt on node {node:?}, which was not proposed", self.url);
+            let choice = choices.iter().find(|choice| choice.node == node).ok_or_else(unknown)?;
+            let mut victims = Vec::new();
+            for meta in left.pods.into_iter().flatten() {
+                let known = choice.victims.iter().find(|victim| victim.uid() == meta.uid);
+                let unknown = || {
+                    format!(
+                        "extender: {} claims to preempt pod (UID: {}) on node: {node}, but the pod is not found on that node",
+                        self.url, meta.uid
+                    )
+                };
+                victims.push(known.ok_or_else(unknown)?.clone());
+            }
+            out.push(Choice { node, victims, violations: usize::try_from(left.violations).unwrap_or(0) });
+        }
+        Ok(out)
+    }
+
     fn question(&self, pod: &Value, nodes: &[String], objects: &[Value]) -> Value {
         if self.names_only {
             return json!({"Pod": pod, "Nodes": null, "NodeNames": nodes});
@@ -146,13 +278,13 @@ impl Extender {
     async fn call<T: for<'de> Deserialize<'de>>(&self, verb: &str, question: &Value) -> Result<T, String> {
         let url = format!("{}/{verb}", self.url.trim_end_matches('/'));
         let failed = |why: String| format!("failed to call extender at URL {url}: {why}");
-        let request = Request::post(&url)
+        let client = self.client.0.get_or_init(|| self.connection.client()).clone().map_err(&failed)?;
+        let request = Request::post(format!("/{verb}"))
             .header(header::CONTENT_TYPE, "application/json")
-            .body(Full::new(Bytes::from(question.to_string())))
+            .body(kube::client::Body::from(question.to_string().into_bytes()))
             .map_err(|error| failed(error.to_string()))?;
-        let client: Client<HttpConnector, Full<Bytes>> = Client::builder(TokioExecutor::new()).build_http();
         let exchange = async {
-            let response = client.request(request).await.map_err(|error| component::chain(&error))?;
+            let response = client.send(request).await.map_err(|error| component::chain(&error))?;
             let code = response.status();
             let body =
                 Limited::new(response.into_body(), MAX_ANSWER).collect().await.map_err(|error| error.to_string())?.to_bytes();
@@ -189,15 +321,16 @@ mod tests {
 
     fn extender(url: String) -> Extender {
         Extender {
+            connection: Connection { url: url.clone(), ..Connection::default() },
             url,
             filter: "filter".to_owned(),
             prioritize: "prioritize".to_owned(),
             bind: "bind".to_owned(),
+            preempt: "preempt".to_owned(),
             weight: 2,
             names_only: true,
-            resources: Vec::new(),
-            ignorable: false,
             timeout: Duration::from_secs(5),
+            ..Extender::default()
         }
     }
 
@@ -210,7 +343,7 @@ mod tests {
             for body in bodies {
                 let (mut stream, _) = listener.accept().await.unwrap();
                 let mut seen = String::new();
-                while !seen.contains('}') {
+                while !seen.contains("}") {
                     let mut part = [0; 4096];
                     let read = stream.read(&mut part).await.unwrap();
                     seen.push_str(&String::from_utf8_lossy(&part[..read]));
@@ -229,6 +362,8 @@ mod tests {
             r#"{"NodeNames":["a"],"FailedNodes":{"b":"no gpu"},"FailedAndUnresolvableNodes":{"c":"never"},"Error":""}"#,
             r#"[{"host":"a","score":7}]"#,
             r#"{"error":"no"}"#,
+            r#"{"NodeNameToMetaVictims":{"a":{"Pods":[{"UID":"u2"}],"NumPDBViolations":1}}}"#,
+            r#"{"NodeNameToMetaVictims":{"a":{"Pods":[{"UID":"stranger"}]}}}"#,
         ];
         let (url, mut requests) = serve(bodies).await;
         let extender = extender(url);
@@ -242,6 +377,12 @@ mod tests {
         let scores = extender.prioritize(&json!({"metadata": {}}), &names, &[]).await.unwrap();
         assert_eq!(scores, [("a".to_owned(), 140)]);
         assert_eq!(extender.bind(&Pod::default(), "a").await, Err("no".to_owned()));
+        let victim = |uid: &str| Arc::new(serde_json::from_value::<Pod>(json!({"metadata": {"name": uid, "uid": uid}})).unwrap());
+        let choice = |node: &str| Choice { node: node.to_owned(), victims: vec![victim("u1"), victim("u2")], violations: 0 };
+        let choices = [choice("a"), choice("b")];
+        let left = extender.preempt(&json!({}), &choices, &HashMap::new()).await.unwrap();
+        assert_eq!((left.len(), left[0].node.as_str(), left[0].victims[0].uid(), left[0].violations), (1, "a", "u2", 1));
+        assert!(extender.preempt(&json!({}), &choices, &HashMap::new()).await.unwrap_err().contains("stranger"));
     }
 
     #[test]

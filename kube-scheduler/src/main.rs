@@ -17,10 +17,13 @@ fn main() -> ExitCode {
     }
     component::logging::init_format(options.v, &options.logging_format);
     component::install_crypto();
-    let result = Config::new(options).and_then(|config| {
-        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
-        runtime.block_on(run(config))
-    });
+    let result = match options.write_config_to.clone() {
+        Some(to) => kube_scheduler::run::write(&options, &to),
+        None => Config::new(options).and_then(|config| {
+            let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+            runtime.block_on(run(config))
+        }),
+    };
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

@@ -52,7 +52,6 @@ impl Config {
     /// Anything that makes no sense, before anything is bound.
     pub fn new(options: Options) -> anyhow::Result<Self> {
         let file = options.config.as_deref().map(File::load).transpose()?;
-        anyhow::ensure!(options.write_config_to.is_none(), "--write-config-to is not yet supported");
         let lock = options.leader_elect_resource_lock.as_deref().unwrap_or("leases");
         anyhow::ensure!(lock == "leases", "--leader-elect-resource-lock: {lock:?} is not supported, only \"leases\"");
         for warning in options.old_flags() {
@@ -129,6 +128,18 @@ fn election(options: &Options, file: Option<&File>) -> anyhow::Result<Option<lea
     anyhow::ensure!(config.lease_duration > config.renew_deadline, "leaseDuration must be greater than renewDeadline");
     anyhow::ensure!(config.renew_deadline > config.retry_period, "renewDeadline must be greater than retryPeriod");
     Ok(Some(config))
+}
+
+/// The configuration of these flags, as `--write-config-to` writes it.
+///
+/// # Errors
+/// As [`Config::new`], and where the file cannot be written.
+pub fn write(options: &Options, to: &std::path::Path) -> anyhow::Result<()> {
+    let file = options.config.as_deref().map(File::load).transpose()?;
+    let text = crate::config::write::write(&Config::new(options.clone())?, file.as_ref())?;
+    std::fs::write(to, text).with_context(|| format!("failed to write {}", to.display()))?;
+    tracing::info!(file = %to.display(), "Wrote configuration");
+    Ok(())
 }
 
 /// Runs until a signal, or until leadership is lost (an error: another one leads now).

@@ -17,13 +17,13 @@ use crate::bind::Effects;
 use crate::cluster::{Cluster, NodeIdx};
 use crate::config::Profile;
 use crate::event::Event;
-use crate::extender::Extender;
+use crate::extender::{Choice, Extender};
 use crate::metrics;
 use crate::object::Named;
 use crate::object::node::Node;
 use crate::object::pod::Pod;
 use crate::plugin::Failure;
-use crate::plugin::default_preemption::{Outcome, preempt};
+use crate::plugin::default_preemption::{Outcome, best, preempt};
 use crate::plugin::dynamic_resources::{self, POST_FILTER_MESSAGE};
 use crate::plugin::volume_binding;
 use crate::queue::{Backoff, Queue, Waiting};
@@ -109,6 +109,29 @@ pub struct Refused {
     pub victims: Vec<Arc<Pod>>,
     /// Pods of lower priority whose nomination is void now.
     pub outbid: Vec<Arc<Pod>>,
+    /// Where room could be made, if extenders are to judge that: see [`Scheduler::promise`].
+    pub choices: Vec<Choice>,
+}
+
+impl Refused {
+    fn new(pod: Arc<Pod>) -> Self {
+        Self { pod, message: String::new(), nominate: None, victims: Vec::new(), outbid: Vec::new(), choices: Vec::new() }
+    }
+
+    /// Promises the pod the node where it does least harm.
+    fn promise(&mut self, cluster: &mut Cluster) {
+        let choices = std::mem::take(&mut self.choices);
+        let Some(choice) = best(choices, |choice| (&choice.victims, choice.violations)) else { return };
+        metrics::VICTIMS.observe(choice.victims.len() as f64);
+        let lower = cluster.nominated.on(&choice.node).iter().filter(|other| other.spec.priority < self.pod.spec.priority);
+        self.outbid = lower.cloned().collect();
+        for other in &self.outbid {
+            cluster.nominated.remove(other.uid());
+        }
+        cluster.nominated.set(self.pod.clone(), &choice.node);
+        self.nominate = Some(choice.node);
+        self.victims = choice.victims;
+    }
 }
 
 impl Scheduler {
@@ -247,8 +270,7 @@ impl Scheduler {
             }
             Err(diagnosis) => {
                 let total = cluster.order().len();
-                let mut refused =
-                    Refused { message: String::new(), nominate: None, victims: Vec::new(), outbid: Vec::new(), pod: pod.clone() };
+                let mut refused = Refused::new(pod.clone());
                 let mut by = diagnosis.plugins();
                 let text = match post {
                     None => None,
@@ -260,17 +282,18 @@ impl Scheduler {
                         }
                         Some(why)
                     }
-                    Some(Outcome::Found(candidate)) => {
-                        let node = cluster.node(candidate.node).name.to_string();
-                        metrics::VICTIMS.observe(candidate.victims.len() as f64);
-                        let lower = cluster.nominated.on(&node).iter().filter(|other| other.spec.priority < pod.spec.priority);
-                        refused.outbid = lower.cloned().collect();
-                        for other in &refused.outbid {
-                            cluster.nominated.remove(other.uid());
+                    Some(Outcome::Found(candidates)) => {
+                        let name = |idx| cluster.node(idx).name.to_string();
+                        let choices = candidates.into_iter().map(|candidate| Choice {
+                            node: name(candidate.node),
+                            victims: candidate.victims,
+                            violations: candidate.violations,
+                        });
+                        refused.choices = choices.collect();
+                        let judged = self.0.extenders.iter().any(|one| !one.preempt.is_empty() && one.interested(&pod));
+                        if !judged {
+                            refused.promise(cluster);
                         }
-                        cluster.nominated.set(pod.clone(), &node);
-                        refused.nominate = Some(node);
-                        refused.victims = candidate.victims;
                         by.push("DefaultPreemption");
                         None
                     }
@@ -314,12 +337,17 @@ impl Scheduler {
         let Some(idx) = chosen else {
             let message = diagnosis.message(total, None);
             queue.refused(pod.uid(), vec!["Extender"], started);
-            return Step::Refused(Box::new(Refused { pod, message, nominate: None, victims: Vec::new(), outbid: Vec::new() }));
+            return Step::Refused(Box::new(Refused { message, ..Refused::new(pod) }));
         };
         let plan = plan_for(cluster, &self.0.stores, &pod, idx);
         let node = assume(cluster, &self.0.stores, &pod, idx, &plan);
         let evaluated = (considered.len(), ranked.len());
         Step::Bind(Box::new(Bind { waiting, node, plan, started, evaluated }))
+    }
+
+    /// Takes the best of the choices that extenders left.
+    pub fn promise(&self, refused: &mut Refused) {
+        refused.promise(&mut self.0.core.lock().cluster);
     }
 
     /// Something went wrong on the way to a decision: the pod is tried again after a while.

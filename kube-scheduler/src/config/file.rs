@@ -2,18 +2,25 @@
 //!
 //! Unknown fields are refused, as upstream does.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context as _, bail, ensure};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
 use k8s_openapi::api::core::v1 as core;
 use serde::Deserialize;
 use serde_json::Value;
 
 use crate::config::{Args, DEFAULT_SCHEDULER, Profile, ScoringStrategy, Shape};
-use crate::extender::Extender;
+use crate::extender::{Connection, Extender, Reach};
 use crate::object::selector::{NodeSelector, NodeTerm, Selector};
 use crate::plugin::{self, PLUGINS, Plugin};
+
+/// What `apiVersion` must say.
+pub const API_VERSION: &str = "kubescheduler.config.k8s.io/v1";
+/// What `kind` must say.
+pub const KIND: &str = "KubeSchedulerConfiguration";
 
 /// The file.
 #[derive(Debug, Default, Deserialize)]
@@ -38,7 +45,7 @@ pub struct File {
     #[serde(default)]
     pub pod_max_backoff_seconds: Option<u64>,
     #[serde(default)]
-    extenders: Option<Vec<WireExtender>>,
+    extenders: Option<Vec<Value>>,
     /// Not used: one thread decides, and is fast enough.
     #[serde(default, rename = "parallelism")]
     _parallelism: Option<i32>,
@@ -153,22 +160,26 @@ impl File {
 
     fn parse(text: &str) -> anyhow::Result<Self> {
         let file: Self = serde_yaml::from_str(text)?;
-        ensure!(file.kind == "KubeSchedulerConfiguration", "kind is {:?}, want KubeSchedulerConfiguration", file.kind);
-        ensure!(
-            file.api_version == "kubescheduler.config.k8s.io/v1",
-            "apiVersion is {:?}, want kubescheduler.config.k8s.io/v1",
-            file.api_version
-        );
+        ensure!(file.kind == KIND, "kind is {:?}, want {KIND}", file.kind);
+        ensure!(file.api_version == API_VERSION, "apiVersion is {:?}, want {API_VERSION}", file.api_version);
         Ok(file)
     }
 
     /// The extenders.
     ///
     /// # Errors
-    /// An incomplete one, or one that wants what is not supported: TLS, preemption.
+    /// An incomplete one, unusable certificates, two that bind.
     pub fn extenders(&self) -> anyhow::Result<Vec<Extender>> {
         let wires = self.extenders.iter().flatten().enumerate();
-        wires.map(|(number, wire)| extender(wire).with_context(|| format!("extenders[{number}]"))).collect()
+        let out: Vec<Extender> = wires
+            .map(|(number, wire)| extender(wire).with_context(|| format!("extenders[{number}]")))
+            .collect::<Result<_, _>>()?;
+        let binders = out.iter().filter(|extender| !extender.bind.is_empty()).count();
+        ensure!(
+            binders <= 1,
+            "extenders: Invalid value: found {binders} extenders implementing bind; only one extender can implement bind"
+        );
+        Ok(out)
     }
 
     /// The profiles.
@@ -188,11 +199,13 @@ impl File {
             );
             out.push(profile);
         }
-        let managed = self.extenders.iter().flatten().flat_map(|extender| extender.managed_resources.iter().flatten());
-        let ignored: Vec<String> =
-            managed.filter(|resource| resource.ignored_by_scheduler).map(|resource| resource.name.clone()).collect();
-        for profile in &mut out {
-            profile.args.fit.ignored.extend(ignored.iter().cloned());
+        let wires = self.extenders.iter().flatten().map(|wire| WireExtender::deserialize(wire));
+        let wires = wires.collect::<Result<Vec<_>, _>>().context("extenders")?;
+        let managed = wires.into_iter().flat_map(|extender| extender.managed_resources.into_iter().flatten());
+        for resource in managed.filter(|resource| resource.ignored_by_scheduler) {
+            for profile in out.iter_mut().filter(|profile| !profile.args.fit.ignored.contains(&resource.name)) {
+                profile.args.fit.ignored.push(resource.name.clone());
+            }
         }
         Ok(out)
     }
@@ -215,7 +228,7 @@ struct WireExtender {
     #[serde(default, rename = "enableHTTPS")]
     enable_https: bool,
     #[serde(default, rename = "tlsConfig")]
-    tls_config: Option<Value>,
+    tls_config: Option<WireTls>,
     #[serde(default, rename = "httpTimeout")]
     http_timeout: Option<String>,
     #[serde(default)]
@@ -226,6 +239,19 @@ struct WireExtender {
     ignorable: bool,
 }
 
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+struct WireTls {
+    insecure: bool,
+    server_name: Option<String>,
+    cert_file: Option<PathBuf>,
+    key_file: Option<PathBuf>,
+    ca_file: Option<PathBuf>,
+    cert_data: Option<String>,
+    key_data: Option<String>,
+    ca_data: Option<String>,
+}
+
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 struct ManagedResource {
@@ -234,27 +260,48 @@ struct ManagedResource {
     ignored_by_scheduler: bool,
 }
 
-fn extender(wire: &WireExtender) -> anyhow::Result<Extender> {
-    let https = wire.enable_https || wire.tls_config.is_some() || wire.url_prefix.starts_with("https:");
-    ensure!(!https, "HTTPS is not yet supported for extenders");
-    ensure!(wire.preempt_verb.is_empty(), "preemptVerb is not yet supported");
+fn extender(written: &Value) -> anyhow::Result<Extender> {
+    let wire = WireExtender::deserialize(written)?;
+    ensure!(!wire.url_prefix.is_empty(), "urlPrefix: Required value: empty URL prefix");
     ensure!(
         wire.prioritize_verb.is_empty() || wire.weight > 0,
-        "weight: Invalid value: {}: must have a positive weight",
+        "weight: Invalid value: {}: must have a positive weight applied to it",
         wire.weight
     );
     let timeout = wire.http_timeout.as_deref().map(component::duration::parse).transpose().map_err(anyhow::Error::msg)?;
-    Ok(Extender {
+    let tls = wire.tls_config.unwrap_or_default();
+    let read = |path: &Option<PathBuf>, data: &Option<String>| -> anyhow::Result<Option<Vec<u8>>> {
+        match (data, path) {
+            (Some(data), _) => Ok(Some(BASE64.decode(data.trim()).context("tlsConfig: data is not base64")?)),
+            (None, Some(path)) => Ok(Some(std::fs::read(path).with_context(|| format!("tlsConfig: {}", path.display()))?)),
+            (None, None) => Ok(None),
+        }
+    };
+    let authority = read(&tls.ca_file, &tls.ca_data)?;
+    let connection = Connection {
         url: wire.url_prefix.clone(),
-        filter: wire.filter_verb.clone(),
-        prioritize: wire.prioritize_verb.clone(),
-        bind: wire.bind_verb.clone(),
+        // As upstream: HTTPS without an authority checks nothing.
+        insecure: tls.insecure || (wire.enable_https && authority.is_none()),
+        server_name: tls.server_name,
+        certificate: read(&tls.cert_file, &tls.cert_data)?,
+        key: read(&tls.key_file, &tls.key_data)?,
+        authority,
+    };
+    Ok(Extender {
+        connection,
+        url: wire.url_prefix,
+        filter: wire.filter_verb,
+        prioritize: wire.prioritize_verb,
+        bind: wire.bind_verb,
+        preempt: wire.preempt_verb,
         weight: wire.weight,
         names_only: wire.node_cache_capable,
-        resources: wire.managed_resources.iter().flatten().map(|resource| resource.name.clone()).collect(),
+        resources: wire.managed_resources.into_iter().flatten().map(|resource| resource.name).collect(),
         ignorable: wire.ignorable,
         // Upstream: DefaultExtenderTimeout
         timeout: timeout.filter(|timeout| !timeout.is_zero()).unwrap_or(Duration::from_secs(5)),
+        written: written.clone(),
+        client: Reach::default(),
     })
 }
 
@@ -353,6 +400,7 @@ fn args(args: &mut Args, name: &str, value: &Value) -> anyhow::Result<()> {
         "NodeAffinity" => {
             let wire: NodeAffinityWire = serde_json::from_value(value)?;
             let Some(added) = wire.added_affinity else { return Ok(()) };
+            args.node_affinity.written = Some(added.clone());
             args.node_affinity.required =
                 added.required_during_scheduling_ignored_during_execution.as_ref().map(NodeSelector::compile);
             let preferred = added.preferred_during_scheduling_ignored_during_execution.into_iter().flatten();
@@ -494,6 +542,7 @@ fn spread(args: &mut Args, wire: SpreadWire) -> anyhow::Result<()> {
         }
         Some("List") => {
             args.spread.system_defaults = false;
+            args.spread.written = Some(given.clone());
             args.spread.defaults = given
                 .into_iter()
                 .map(|constraint| crate::object::pod::Spread {
@@ -571,7 +620,16 @@ mod tests {
             assert!(profiles(text).is_err(), "{text}");
         }
         let file = |text: &str| File::parse(&format!("{HEAD}{text}")).unwrap();
-        assert!(file("extenders: [{urlPrefix: 'https://x', filterVerb: f}]\n").extenders().is_err());
+        assert!(
+            file("extenders: [{urlPrefix: 'http://x', bindVerb: b}, {urlPrefix: 'http://y', bindVerb: b}]\n")
+                .extenders()
+                .is_err()
+        );
+        assert!(file("extenders: [{urlPrefix: '', filterVerb: f}]\n").extenders().is_err());
+        let tls = "extenders: [{urlPrefix: 'https://x', filterVerb: f, enableHTTPS: true, tlsConfig: {caFile: /nowhere}}]\n";
+        assert!(file(tls).extenders().is_err());
+        let unchecked = file("extenders: [{urlPrefix: 'https://x', filterVerb: f, enableHTTPS: true}]\n").extenders().unwrap();
+        assert!(unchecked[0].connection.insecure);
         assert!(file("extenders: [{urlPrefix: 'http://x', prioritizeVerb: p}]\n").extenders().is_err());
         let gpu = file(
             "extenders: [{urlPrefix: 'http://x', filterVerb: f, managedResources: [{name: x.io/gpu, ignoredByScheduler: true}]}]\n",

@@ -32,8 +32,8 @@ pub struct Candidate {
 
 /// What came of it.
 pub enum Outcome {
-    /// These must go.
-    Found(Candidate),
+    /// On any of these nodes there would be room; at least one.
+    Found(Vec<Candidate>),
     /// Nobody can make room; the nomination, if any, is void.
     Hopeless(String),
     /// The pod may not preempt, now or ever; its nomination stays.
@@ -73,7 +73,7 @@ pub fn preempt(attempt: &mut Attempt<'_>, diagnosis: &Diagnosis, offset: usize) 
         let absent = Failure::unresolvable("Preemption is not helpful for scheduling");
         return Outcome::Hopeless(fit_message(total, &failures, Some(&absent), None));
     }
-    Outcome::Found(best(candidates))
+    Outcome::Found(candidates)
 }
 
 fn not_eligible(attempt: &Attempt<'_>, diagnosis: &Diagnosis) -> Option<&'static str> {
@@ -162,16 +162,17 @@ fn split_by_budget(pods: Vec<Arc<Pod>>, budgets: &[Arc<Budget>]) -> (Vec<Arc<Pod
     })
 }
 
-/// Fewest budgets broken, then least important, least sum, fewest, latest started victims, then the first.
-fn best(candidates: Vec<Candidate>) -> Candidate {
-    let key = |candidate: &Candidate| {
-        let highest = candidate.victims.first().map_or(i64::MIN, |pod| i64::from(pod.spec.priority));
+/// The best of some: fewest budgets broken, then least important, least sum, fewest, latest started victims, then the first.
+pub fn best<T>(candidates: Vec<T>, facts: impl Fn(&T) -> (&[Arc<Pod>], usize)) -> Option<T> {
+    let key = |candidate: &T| {
+        let (victims, violations) = facts(candidate);
+        let highest = victims.first().map_or(i64::MIN, |pod| i64::from(pod.spec.priority));
         // Priorities may be negative: lifted, so that more victims never make a smaller sum.
         let lift = i64::from(i32::MAX) + 1;
-        let sum: i64 = candidate.victims.iter().map(|pod| i64::from(pod.spec.priority) + lift).sum();
-        let top = candidate.victims.iter().filter(|pod| i64::from(pod.spec.priority) == highest);
+        let sum: i64 = victims.iter().map(|pod| i64::from(pod.spec.priority) + lift).sum();
+        let top = victims.iter().filter(|pod| i64::from(pod.spec.priority) == highest);
         let earliest = top.filter_map(|pod| pod.started).min().unwrap_or(Timestamp::MAX);
-        (candidate.violations, highest, sum, candidate.victims.len(), Reverse(earliest))
+        (violations, highest, sum, victims.len(), Reverse(earliest))
     };
-    candidates.into_iter().min_by_key(key).expect("the caller has at least one candidate")
+    candidates.into_iter().min_by_key(key)
 }

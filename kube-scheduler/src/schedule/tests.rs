@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::object::node::Node;
-use crate::plugin::default_preemption::{Outcome, preempt};
+use crate::plugin::default_preemption::{Outcome, best, preempt};
 use crate::plugin::dynamic_resources::POST_FILTER_MESSAGE;
 
 fn node(value: Value) -> Arc<Node> {
@@ -34,7 +34,8 @@ fn decide_with(
         Ok(choice) => Ok(cluster.node(choice.node).name.to_string()),
         Err(diagnosis) => {
             let post = match preempt(&mut attempt, &diagnosis, 0) {
-                Outcome::Found(candidate) => {
+                Outcome::Found(candidates) => {
+                    let candidate = best(candidates, |candidate| (&candidate.victims, candidate.violations)).unwrap();
                     let names: Vec<_> = candidate.victims.iter().map(|victim| victim.name().to_owned()).collect();
                     return Err(format!("preempt {} on {}", names.join(","), cluster.node(candidate.node).name));
                 }
