@@ -4,6 +4,7 @@
 
 pub mod entry;
 pub mod extract;
+mod facts;
 pub mod feed;
 pub mod filter;
 mod lister;

@@ -12,6 +12,7 @@ use kube_apiserver::server;
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
+    component::memory::no_huge_pages();
     let options = match options::parse(std::env::args_os()) {
         Ok(options) => options,
         Err(Refused::Clap(error)) => error.exit(),

@@ -10,6 +10,7 @@ use serde_json::Value;
 use serde_json::value::RawValue;
 
 use super::extract::Extract;
+use super::facts::Facts;
 
 /// What stands before an object in a frame of a JSON watch. Every object is kept with it, so that the commonest event needs no copy.
 const FRAME_HEAD: &[u8] = br#"{"type":"MODIFIED","object":"#;
@@ -18,16 +19,13 @@ const FRAME_TAIL: &[u8] = b"}\n";
 
 /// An immutable version of an object. Shared by the map, the event window, lists under way and watchers.
 pub struct Entry {
-    /// `<namespace>/<name>`, or `<name>` for cluster-scoped objects: the order of etcd.
-    key: Box<str>,
+    /// Its key is `<namespace>/<name>`, or `<name>` for cluster-scoped objects: the order of etcd. Labels are sorted by key, fields in
+    /// the resource's order.
+    facts: Facts,
     /// Length of the namespace in `key`; 0 without one.
     namespace: u8,
     /// The revision that wrote it.
     revision: u64,
-    /// Sorted by key.
-    labels: Box<[(Box<str>, Box<str>)]>,
-    /// The values of the resource's selectable fields, in the resource's order.
-    fields: Box<[Box<str>]>,
     /// `{"type":"MODIFIED","object":` + document + `}\n`.
     frame: Bytes,
     /// Where `"resourceVersion":"…",` stands in `frame`.
@@ -106,10 +104,8 @@ impl Entry {
         let labels = meta.labels.unwrap_or_default();
         Ok(Self {
             namespace: if namespaced { u8::try_from(key.find('/').unwrap_or(0)).unwrap_or(0) } else { 0 },
-            key: key.into(),
+            facts: Facts::new(key, &fields, labels.iter().map(|(key, value)| (&**key, &**value))),
             revision,
-            labels: labels.into_iter().map(|(key, value)| (key.into(), value.into())).collect(),
-            fields,
             version_at: u32::try_from(at + FRAME_HEAD.len()).map_err(|_| Malformed::Encoding("too large".into()))?,
             frame: splice(value, at, revision, empty),
             more: OnceLock::new(),
@@ -133,11 +129,9 @@ impl Entry {
         bare.extend_from_slice(&document[..at]);
         bare.extend_from_slice(&rest[end..]);
         Self {
-            key: self.key.clone(),
+            facts: self.facts.clone(),
             namespace: self.namespace,
             revision,
-            labels: self.labels.clone(),
-            fields: self.fields.clone(),
             frame: splice(&bare, at, revision, empty),
             version_at: self.version_at,
             more: OnceLock::new(),
@@ -146,17 +140,17 @@ impl Entry {
 
     /// `<namespace>/<name>` or `<name>`.
     pub fn key(&self) -> &str {
-        &self.key
+        self.facts.key()
     }
 
     /// The namespace, or empty.
     pub fn namespace(&self) -> &str {
-        &self.key[..usize::from(self.namespace)]
+        &self.key()[..usize::from(self.namespace)]
     }
 
     /// The name.
     pub fn name(&self) -> &str {
-        if self.namespace == 0 { &self.key } else { &self.key[usize::from(self.namespace) + 1..] }
+        if self.namespace == 0 { self.key() } else { &self.key()[usize::from(self.namespace) + 1..] }
     }
 
     /// The resource version.
@@ -166,12 +160,12 @@ impl Entry {
 
     /// The value of a label.
     pub fn label(&self, key: &str) -> Option<&str> {
-        self.labels.iter().find(|(name, _)| &**name == key).map(|(_, value)| &**value)
+        self.facts.labels().find(|(name, _)| *name == key).map(|(_, value)| value)
     }
 
     /// The value of the resource's selectable field number `index`.
     pub fn field(&self, index: usize) -> &str {
-        self.fields.get(index).map_or("", |value| value)
+        self.facts.field(index)
     }
 
     /// The document, as it goes to clients.
@@ -191,7 +185,7 @@ impl Entry {
 
     /// Bytes that this entry holds, roughly.
     pub fn size(&self) -> usize {
-        self.frame.len() + 256
+        self.frame.len() + self.facts.size() + 192
     }
 
     /// The document as a tree, parsed now.
@@ -316,7 +310,7 @@ fn hash(parts: &[&[u8]]) -> u64 {
 impl Item {
     /// The entry with its tag; `indexed` is the number of the field that lists are indexed by.
     pub fn new(entry: Arc<Entry>, indexed: Option<usize>) -> Self {
-        let labels = entry.labels.iter().fold(Tag::default(), |tag, (key, value)| tag.with(Tag::of_label(key, value)));
+        let labels = entry.facts.labels().fold(Tag::default(), |tag, (key, value)| tag.with(Tag::of_label(key, value)));
         let tag = indexed.map_or(labels, |index| labels.with(Tag::of_field(entry.field(index))));
         Self(entry, tag)
     }
@@ -329,13 +323,13 @@ impl Item {
 
 impl Borrow<str> for Item {
     fn borrow(&self) -> &str {
-        &self.0.key
+        self.0.key()
     }
 }
 
 impl PartialEq for Item {
     fn eq(&self, other: &Self) -> bool {
-        self.0.key == other.0.key
+        self.0.key() == other.0.key()
     }
 }
 
@@ -349,7 +343,7 @@ impl PartialOrd for Item {
 
 impl Ord for Item {
     fn cmp(&self, other: &Self) -> Ordering {
-        self.0.key.cmp(&other.0.key)
+        self.0.key().cmp(other.0.key())
     }
 }
 

@@ -10,7 +10,7 @@ use serde_json::{Map, Value};
 pub type FieldOf = fn(&Value) -> String;
 
 /// The metadata as it stands in a document, and the values of the selectable fields.
-pub(super) type Parts<'a> = (Option<&'a RawValue>, Box<[Box<str>]>);
+pub(super) type Parts<'a> = (Option<&'a RawValue>, Vec<String>);
 
 /// What one resource's entries need from a document.
 pub struct Extract {
@@ -82,7 +82,7 @@ impl Extract {
         let (metadata, kept) = Top { keep: &self.keep }.deserialize(&mut reader)?;
         reader.end()?;
         let metadata = metadata.filter(|raw| raw.get() != "null");
-        let fields = self.fields.iter().map(|field| field(&kept).into_boxed_str()).collect();
+        let fields = self.fields.iter().map(|field| field(&kept)).collect();
         Ok((metadata, fields))
     }
 }
