@@ -11,6 +11,7 @@ use kubelet::flags::{self, Flags};
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
+    component::memory::no_huge_pages();
     let flags = match Flags::parse(std::env::args().skip(1)) {
         Ok(flags) => flags,
         Err(why) => return fail(&why),

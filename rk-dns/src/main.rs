@@ -6,6 +6,7 @@ use clap::Parser;
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() {
+    component::memory::no_huge_pages();
     // Manifests written for CoreDNS have Go's flags: one dash.
     let args = std::env::args_os().map(|arg| match arg.to_str() {
         Some(text) if text.starts_with('-') && !text.starts_with("--") && text.len() > 2 => format!("-{text}").into(),
