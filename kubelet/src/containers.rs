@@ -59,6 +59,8 @@ pub struct Scene<'a> {
     pub volumes: &'a HashMap<String, Ready>,
     /// Addresses and the like.
     pub facts: &'a Facts,
+    /// Whether the runtime makes mounts read-only with everything below them.
+    pub recursive_read_only: bool,
     /// Restarts told before the runtime lost its record.
     pub told_restarts: &'a HashMap<String, i32>,
 }
@@ -105,7 +107,10 @@ pub async fn start(scene: &Scene<'_>, container: &Container) -> Result<(), Start
     let policy = container.image_pull_policy.as_deref().unwrap_or("IfNotPresent");
     let image = container.image.as_deref().unwrap_or("");
     let image = crate::image::ensure(kubelet, pod, Some(container), image, policy).await;
-    let image = image.map_err(|error| StartError { reason: error.reason.into(), message: error.message, retry: error.retry })?;
+    let image = image.map_err(|error| {
+        kubelet.container_event(pod, container, Kind::Warning, "Failed", format!("Error: {}", error.reason));
+        StartError { reason: error.reason.into(), message: error.message, retry: error.retry }
+    })?;
     let failed = |reason: &str, why: String| {
         kubelet.container_event(pod, container, Kind::Warning, "Failed", format!("Error: {why}"));
         StartError::new(reason, why)
@@ -149,6 +154,15 @@ pub async fn start(scene: &Scene<'_>, container: &Container) -> Result<(), Start
         ..Default::default()
     };
     let config = container_config::config(pod, container, restart_count, &around, &kubelet.security, &kubelet.values);
+    let mut config = config;
+    if let Some(options) = config
+        .linux
+        .as_mut()
+        .and_then(|linux| linux.security_context.as_mut())
+        .and_then(|context| context.namespace_options.as_mut())
+    {
+        options.userns_options = security::user_namespace(scene.sandbox_config);
+    }
     let log_dir = PathBuf::from(kubelet.log_directory(pod)).join(&container.name);
     std::fs::create_dir_all(&log_dir)
         .map_err(|error| failed("CreateContainerError", format!("create container log directory: {error}")))?;
@@ -223,11 +237,16 @@ fn mounts(
                 Some("Bidirectional") => v1::MountPropagation::PropagationBidirectional,
                 _ => v1::MountPropagation::PropagationPrivate,
             } as i32,
-            recursive_read_only: recursive_read_only(mount)?,
+            recursive_read_only: recursive_read_only(mount, read_only, scene.recursive_read_only)?,
             ..Default::default()
         };
         if let Some(image) = &ready.image {
             made.image = Some(v1::ImageSpec { image: image.clone(), ..Default::default() });
+            made.image_sub_path = match (&mount.sub_path, &mount.sub_path_expr) {
+                (_, Some(text)) if !text.is_empty() => expansion::expand(text, env),
+                (Some(text), _) => text.clone(),
+                _ => String::new(),
+            };
             out.push(made);
             continue;
         }
@@ -280,10 +299,20 @@ fn mounts(
     Ok(out)
 }
 
-fn recursive_read_only(mount: &VolumeMount) -> Result<bool, String> {
-    match mount.recursive_read_only.as_deref() {
-        Some("Enabled") => Err("recursiveReadOnly is Enabled, but the runtime does not support it".into()),
-        _ => Ok(false),
+/// Whether everything below the mount is read-only too. Upstream: resolveRecursiveReadOnly
+fn recursive_read_only(mount: &VolumeMount, read_only: bool, supported: bool) -> Result<bool, String> {
+    let wanted = mount.recursive_read_only.as_deref();
+    let refuse = |why: &str| Err(format!("volume {:?} requested recursive read-only mode, but {why}", mount.name));
+    match wanted {
+        None | Some("Disabled") => Ok(false),
+        Some(_) if !read_only => refuse("it is not read-only"),
+        Some(_) if !matches!(mount.mount_propagation.as_deref(), None | Some("None")) => {
+            refuse("it is not compatible with its mount propagation")
+        }
+        Some("IfPossible") => Ok(supported),
+        Some("Enabled") if !supported => refuse("it is not supported by the runtime"),
+        Some("Enabled") => Ok(true),
+        Some(other) => Err(format!("unknown recursive read-only mode {other:?}")),
     }
 }
 

@@ -221,7 +221,6 @@ pub async fn ensure(
                 text if text.contains("SignatureValidationFailed") => ("SignatureValidationFailed", text.to_owned()),
                 _ => ("ErrImagePull", why),
             };
-            event(Kind::Warning, "Failed", format!("Error: {reason}"));
             let now = Instant::now();
             kubelet.images.backoff.next(&key, now);
             let wait = kubelet.images.backoff.remaining(&key, now).map_or(INITIAL_WAIT, |(wait, _)| wait);

@@ -17,6 +17,7 @@ use crate::config::Config;
 use crate::csi::Csi;
 use crate::cri::Cri;
 use crate::image::Images;
+use crate::node::capabilities::Capabilities;
 use crate::objects::Objects;
 use crate::pods::Pods;
 use crate::probe::Probes;
@@ -75,6 +76,8 @@ pub struct NodeState {
     pub network_error: RwLock<Option<String>>,
     /// Why the runtime is not ready.
     pub runtime_error: RwLock<Option<String>>,
+    /// What the runtime said it can do.
+    pub capabilities: RwLock<Capabilities>,
     /// Whether every source has told all its pods once: before, nothing may be taken for gone.
     pub sources_ready: AtomicBool,
     /// Labels of the node as the API server has them.

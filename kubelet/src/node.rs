@@ -2,6 +2,7 @@
 //!
 //! Upstream: pkg/kubelet/kubelet_node_status.go, pkg/kubelet/nodestatus
 
+pub mod capabilities;
 pub mod facts;
 pub mod lease;
 pub mod register;

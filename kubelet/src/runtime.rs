@@ -6,3 +6,5 @@ pub mod label;
 pub mod observed;
 pub mod sandbox_config;
 pub mod security;
+pub mod stop_signal;
+pub mod user_namespace;

@@ -17,6 +17,7 @@ pub mod persistent;
 pub mod projected;
 pub mod secret;
 pub mod subpath;
+pub mod trust_bundle;
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};

@@ -6,6 +6,7 @@ use std::time::Duration;
 use tokio::sync::Notify;
 
 use crate::kubelet::Shared;
+use crate::node::capabilities::Capabilities;
 
 /// While something is not ready.
 const EAGER: Duration = Duration::from_millis(300);
@@ -17,6 +18,10 @@ pub async fn run(kubelet: Shared, turned: Arc<Notify>) {
     loop {
         let (runtime, network) = match kubelet.cri.status(false).await {
             Ok(status) => {
+                let capabilities = Capabilities::of(&status);
+                if *kubelet.node.capabilities.read() != capabilities {
+                    *kubelet.node.capabilities.write() = capabilities;
+                }
                 let conditions = status.status.map(|status| status.conditions).unwrap_or_default();
                 let find = |kind: &str| conditions.iter().find(|condition| condition.r#type == kind && !condition.status);
                 let show = |condition: &crate::cri::v1::RuntimeCondition| {

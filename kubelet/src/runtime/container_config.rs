@@ -7,7 +7,7 @@ use k8s_openapi::api::core::v1::{Container, Pod};
 use crate::cgroup::values;
 use crate::cri::v1;
 use crate::env::expansion;
-use crate::runtime::label;
+use crate::runtime::{label, stop_signal};
 use crate::runtime::security::{self, ImageUser, Policy};
 
 /// What a container depends on besides the pod.
@@ -76,6 +76,11 @@ pub fn config(
             security_context: Some(security::container(pod, container, &around.user, policy, around.target_id.as_deref())),
         }),
         windows: None,
+        stop_signal: container
+            .lifecycle
+            .as_ref()
+            .and_then(|lifecycle| lifecycle.stop_signal.as_deref())
+            .map_or(0, stop_signal::number),
         cdi_devices: around.cdi_devices.iter().map(|name| v1::CdiDevice { name: name.clone() }).collect(),
     }
 }

@@ -71,6 +71,8 @@ pub struct ContainerRecord {
     pub resources: Option<v1::LinuxContainerResources>,
     /// The user of the first process, where the runtime tells.
     pub user: Option<v1::LinuxContainerUser>,
+    /// The stop signal, where the runtime tells.
+    pub stop_signal: Option<String>,
     /// Mounts as made: (container path, read-only, recursively).
     pub mounts: Vec<(String, bool, bool)>,
 }
@@ -209,6 +211,7 @@ pub fn container(sandbox_id: &str, status: v1::ContainerStatus) -> ContainerReco
         log_path: status.log_path,
         message_host_path,
         resources: status.resources.and_then(|resources| resources.linux),
+        stop_signal: crate::runtime::stop_signal::name(status.stop_signal),
         user: status.user.and_then(|user| user.linux),
         mounts: status
             .mounts

@@ -84,6 +84,19 @@ pub fn namespaces(pod: &Pod, target: Option<&str>) -> v1::NamespaceOption {
     }
 }
 
+/// Puts the sandbox into a user namespace; containers take it from there.
+pub fn set_user_namespace(config: &mut v1::PodSandboxConfig, namespace: v1::UserNamespace) {
+    let context = config.linux.as_mut().and_then(|linux| linux.security_context.as_mut());
+    if let Some(options) = context.and_then(|context| context.namespace_options.as_mut()) {
+        options.userns_options = Some(namespace);
+    }
+}
+
+/// The sandbox's user namespace, for its containers.
+pub fn user_namespace(config: &v1::PodSandboxConfig) -> Option<v1::UserNamespace> {
+    config.linux.as_ref()?.security_context.as_ref()?.namespace_options.as_ref()?.userns_options.clone()
+}
+
 /// Security context of the sandbox.
 pub fn sandbox(pod: &Pod) -> v1::LinuxSandboxSecurityContext {
     let context = pod_context(pod);

@@ -234,6 +234,7 @@ fn running_facts(observed: &Observed<'_>, container: &Container, record: &Contai
         out.resources = Some(observed.resize.actuated.get(&container.name).unwrap_or(resources).clone());
         out.allocated_resources = resources.requests.clone();
     }
+    out.stop_signal = record.stop_signal.clone();
     if let Some(user) = &record.user {
         let linux =
             LinuxContainerUser { uid: user.uid, gid: user.gid, supplemental_groups: Some(user.supplemental_groups.clone()) };

@@ -4,7 +4,7 @@ use futures::FutureExt;
 use k8s_openapi::api::core::v1::{ServiceAccountTokenProjection, VolumeProjection};
 
 use super::atomic_writer::{File, Payload};
-use super::{Context, Plugin, Ready, VolumeError, config_map, downward_api, fs_group, secret};
+use super::{Context, Plugin, Ready, VolumeError, config_map, downward_api, fs_group, secret, trust_bundle};
 
 /// See [`super::PLUGINS`].
 pub const PLUGIN: Plugin = Plugin {
@@ -46,7 +46,13 @@ async fn part(context: &Context<'_>, source: &VolumeProjection, mode: i32) -> Re
     if let Some(source) = &source.downward_api {
         return downward_api::payload(context.pod, source.items.as_deref().unwrap_or_default(), mode, context.facts);
     }
-    Err(VolumeError("a projected source of this kind is not supported".into()))
+    if let Some(source) = &source.cluster_trust_bundle {
+        let data = trust_bundle::read(context.kubelet, source).await?;
+        let mode = u32::try_from(mode).unwrap_or(0o644) & 0o777;
+        return Ok(Payload::from([(source.path.clone(), File { data: data.unwrap_or_default(), mode })]));
+    }
+    let kind = if source.pod_certificate.is_some() { "podCertificate" } else { "unknown" };
+    Err(VolumeError(format!("a projected source of kind {kind} is not supported by this kubelet")))
 }
 
 async fn token(context: &Context<'_>, source: &ServiceAccountTokenProjection, mode: i32) -> Result<Payload, VolumeError> {

@@ -17,6 +17,7 @@ use crate::pod::{self, init_containers, is_sidecar, spec};
 /// The node does not take it.
 pub async fn admit(kubelet: &Kubelet, pod: &Pod) -> Result<(), Refusal> {
     app_armor(pod, app_armor_enabled)?;
+    strict_groups(pod, kubelet.node.capabilities.read().supplemental_groups_policy)?;
     host_ports(kubelet, pod)?;
     let name = &kubelet.config.node_name;
     if selects(pod, &kubelet.node.labels.read(), name) {
@@ -138,6 +139,15 @@ fn app_armor(pod: &Pod, enabled: impl Fn() -> bool) -> Result<(), Refusal> {
     Ok(())
 }
 
+fn strict_groups(pod: &Pod, supported: bool) -> Result<(), Refusal> {
+    let policy = spec(pod).security_context.as_ref().and_then(|context| context.supplemental_groups_policy.as_deref());
+    if policy == Some("Strict") && !supported {
+        let message = "SupplementalGroupsPolicy=Strict is not supported in this node".to_owned();
+        return Err(Refusal { reason: "SupplementalGroupsPolicyNotSupported", message });
+    }
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use serde_json::{Value, json};
@@ -194,6 +204,8 @@ mod tests {
         assert_eq!(app_armor(&with("RuntimeDefault"), || false).unwrap_err().reason, "AppArmor");
         assert!(app_armor(&with("RuntimeDefault"), || true).is_ok());
         assert!(app_armor(&with("Unconfined"), || false).is_ok());
+        let strict = pod(json!({"containers": [], "securityContext": {"supplementalGroupsPolicy": "Strict"}}));
+        assert!(strict_groups(&strict, false).is_err() && strict_groups(&strict, true).is_ok());
         assert!(app_armor(&pod(json!({"containers": [{"name": "a"}]})), || false).is_ok());
     }
 }

@@ -19,7 +19,7 @@ use crate::env::field::Facts;
 use crate::pod::{self, init_containers, spec};
 use crate::runtime::actions::{Actions, Slot, Why, pod_actions};
 use crate::runtime::observed::{self, PodRuntime, State};
-use crate::runtime::sandbox_config;
+use crate::runtime::{sandbox_config, security, user_namespace};
 use crate::status::{self, Observed};
 use crate::volume;
 
@@ -337,6 +337,7 @@ impl Worker {
             sandbox_config: &config,
             volumes: &volumes,
             facts: &facts,
+            recursive_read_only: self.recursive_read_only(pod).await,
             told_restarts: &told_restarts,
         };
         let mut retry: Option<Duration> = None;
@@ -371,7 +372,28 @@ impl Worker {
             cgroup_parent: kubelet.cgroups.parent_for_runtime(pod),
             logs_dir: kubelet.config.kubelet.pod_logs_dir.clone(),
         };
-        sandbox_config::config(pod, attempt, &around)
+        let mut config = sandbox_config::config(pod, attempt, &around);
+        if spec(pod).host_users == Some(false) {
+            let max_pods = u32::try_from(kubelet.config.kubelet.max_pods).unwrap_or(0);
+            match user_namespace::of_pod(&kubelet.config.root_dir.join("pods"), pod::uid(pod), max_pods) {
+                Ok(namespace) => security::set_user_namespace(&mut config, namespace),
+                Err(why) => kubelet.event(pod, Kind::Warning, "FailedCreatePodSandBox", why),
+            }
+        }
+        config
+    }
+
+    async fn recursive_read_only(&self, pod: &Pod) -> bool {
+        let wanted = spec(pod).containers.iter().chain(init_containers(pod)).any(|container| {
+            container.volume_mounts.iter().flatten().any(|mount| mount.recursive_read_only.is_some())
+        });
+        if !wanted {
+            return false;
+        }
+        match crate::node::runtime_handler(&self.kubelet, pod).await {
+            Ok(handler) => self.kubelet.node.capabilities.read().recursive_read_only(&handler),
+            Err(_) => false,
+        }
     }
 
     async fn create_sandbox(&self, pod: &Pod, config: v1::PodSandboxConfig) -> Result<observed::Sandbox, Duration> {
@@ -381,10 +403,10 @@ impl Worker {
             Duration::from_secs(2)
         };
         let words = |status: tonic::Status| format!("rpc error: code = {:?} desc = {}", status.code(), status.message());
-        if spec(pod).host_users == Some(false) {
-            return Err(failed("user namespaces are not supported by the container runtime (hostUsers: false)".into()));
-        }
         let handler = crate::node::runtime_handler(kubelet, pod).await.map_err(&failed)?;
+        if spec(pod).host_users == Some(false) {
+            kubelet.node.capabilities.read().user_namespaces(&handler).map_err(&failed)?;
+        }
         if let Err(error) = std::fs::create_dir_all(&config.log_directory) {
             return Err(failed(format!("create log directory: {error}")));
         }
