@@ -39,6 +39,8 @@ pub struct Context {
     pub tasks: Tasks,
     pub informers: Informers,
     pub recorder: Recorder,
+    /// The time, in whole seconds; [`now`], or a model's.
+    pub clock: fn() -> Timestamp,
 }
 
 impl Context {
@@ -74,7 +76,7 @@ impl Context {
 
     /// The time, in whole seconds as the API stores it.
     pub fn now(&self) -> Timestamp {
-        now()
+        (self.clock)()
     }
 
     /// Works on the keys of `queue` until shutdown. A failed key comes back with backoff.

@@ -14,7 +14,7 @@ use component::tasks::Tasks;
 use kube::config::{AuthInfo, KubeConfigOptions, Kubeconfig};
 
 use crate::config::Config;
-use crate::context::Context;
+use crate::context::{self, Context};
 use crate::controllers::{ABSENT, CONTROLLERS, Controller};
 use crate::credentials::Clients;
 use crate::{pods, serving};
@@ -149,6 +149,7 @@ async fn lead(config: &Arc<Config>, clients: &Clients, own: &kube::Client, watch
             tasks: tasks.clone(),
             informers: informers.clone(),
             recorder: recorder.with_component(event_source(row)),
+            clock: context::now,
         };
         let (starting, stop, name) = ((row.start)(ctx), tasks.token(), row.name);
         tasks.spawn(name, async move {
