@@ -7,6 +7,7 @@ pub mod backend;
 pub mod config;
 pub mod conntrack;
 pub mod endpoint;
+pub mod follow;
 pub mod health;
 pub mod locality;
 pub mod node;

@@ -6,6 +6,7 @@ use clap::Parser;
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() {
+    component::memory::no_huge_pages();
     let options = kube_proxy::options::Options::parse_from(component::flags::normalize(std::env::args_os()));
     if options.version.is_some() {
         println!("Kubernetes {}", component::version::current());

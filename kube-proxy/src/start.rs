@@ -16,18 +16,19 @@ use kube::Api;
 use kube::runtime::watcher;
 use net::iptables::Family;
 use parking_lot::Mutex;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 
 use crate::backend::{self, Backend, Settings};
 use crate::config::{Config, DetectLocalMode};
+use crate::follow::Handler;
 use crate::health::Health;
 use crate::locality::Locality;
 use crate::options::Options;
 use crate::proxier::{Parts, Proxier};
 use crate::service::{HEADLESS_LABEL, PROXY_NAME_LABEL, ServiceName};
 use crate::service_health::ServiceHealth;
-use crate::state::State;
-use crate::{node, portal};
+use crate::state::{State, slice_key};
+use crate::{follow, node, portal};
 
 /// How long to wait for the Node object before going on without it. Upstream waits about 30 s for the node's address.
 const NODE_WAIT: Duration = Duration::from_secs(10);
@@ -111,17 +112,6 @@ pub async fn start(config: Config, tasks: &Tasks) -> anyhow::Result<Running> {
         watcher::Config::default().fields(&format!("metadata.name={}", config.node_name)),
         |node| node.metadata.managed_fields = None,
     );
-    let selector = format!("!{PROXY_NAME_LABEL},!{HEADLESS_LABEL}");
-    let relevant = watcher::Config::default().labels(&selector);
-    let services = Informer::<Service>::start(tasks, Api::all(client.clone()), relevant.clone(), |service| {
-        service.metadata.managed_fields = None;
-        service.metadata.annotations = None;
-    });
-    let slices = Informer::<EndpointSlice>::start(tasks, Api::all(client.clone()), relevant, |slice| {
-        slice.metadata.managed_fields = None;
-        slice.metadata.annotations = None;
-    });
-
     let families = usable_families(&config)?;
     let health = Health::new(&families, config.sync_period * 2);
     let running = serve(&config, tasks, &health).await?;
@@ -143,7 +133,7 @@ pub async fn start(config: Config, tasks: &Tasks) -> anyhow::Result<Running> {
 
     let state = Arc::new(Mutex::new(State::new(place)));
     let changed = Arc::new(Notify::new());
-    follow(&state, &changed, &services, &slices);
+    let mut caches = follow_services(&client, tasks, &state, &changed);
     follow_node(&config, &state, &changed, &health, &nodes);
     let recorder = Recorder::new(client, tasks, COMPONENT, &config.node_name);
     let about = node_reference(&config.node_name, object.as_deref());
@@ -168,11 +158,12 @@ pub async fn start(config: Config, tasks: &Tasks) -> anyhow::Result<Running> {
     let stop = tasks.token();
     tasks.spawn("proxier", async move {
         let synced = async {
-            services.synced().await;
-            slices.synced().await;
+            for cache in &mut caches {
+                let _ = cache.wait_for(|complete| *complete).await;
+            }
         };
         if stop.run_until_cancelled(synced).await.is_some() {
-            tracing::info!(services = services.store().len(), endpointSlices = slices.store().len(), "Caches are synced");
+            tracing::info!(services = proxier.state.lock().names().count(), "Caches are synced");
             proxier.run(stop).await;
         }
     });
@@ -232,43 +223,45 @@ fn new_backend(config: &Config, family: Family, node: Option<&Node>) -> Box<dyn 
     (kind.new)(settings)
 }
 
-fn follow(state: &Arc<Mutex<State>>, changed: &Arc<Notify>, services: &Informer<Service>, slices: &Informer<EndpointSlice>) {
-    let (shared, notify) = (state.clone(), changed.clone());
-    services.on_change(move |change| {
-        let mut state = shared.lock();
-        match change {
-            Change::Deleted(service) => {
-                let meta = &service.metadata;
-                state.delete_service(&ServiceName::new(
-                    meta.namespace.as_deref().unwrap_or(""),
-                    meta.name.as_deref().unwrap_or(""),
-                ));
-            }
-            other => state.set_service(other.object()),
-        }
-        if state.has_changes() {
-            notify.notify_one();
-        }
-    });
-    let (shared, notify) = (state.clone(), changed.clone());
-    slices.on_change(move |change| {
-        let mut state = shared.lock();
-        match change {
-            Change::Deleted(slice) => state.delete_slice(slice),
-            other => {
-                // A slice may change hands.
-                if let Some(old) = other.old()
-                    && crate::endpoint::service_of(old) != crate::endpoint::service_of(other.object())
-                {
-                    state.delete_slice(old);
-                }
-                state.set_slice(other.object());
+/// Watches Services and EndpointSlices; both are complete when both receivers say so.
+fn follow_services(
+    client: &kube::Client,
+    tasks: &Tasks,
+    state: &Arc<Mutex<State>>,
+    changed: &Arc<Notify>,
+) -> [watch::Receiver<bool>; 2] {
+    let relevant = watcher::Config::default().labels(&format!("!{PROXY_NAME_LABEL},!{HEADLESS_LABEL}"));
+    let with_state = || {
+        let (state, changed) = (state.clone(), changed.clone());
+        move |change: &dyn Fn(&mut State)| {
+            let mut state = state.lock();
+            change(&mut state);
+            if state.has_changes() {
+                changed.notify_one();
             }
         }
-        if state.has_changes() {
-            notify.notify_one();
-        }
-    });
+    };
+    let (set, delete, keep) = (with_state(), with_state(), with_state());
+    let services = Handler::<Service, ServiceName> {
+        name: |service| {
+            let meta = &service.metadata;
+            Some(ServiceName::new(meta.namespace.as_deref().unwrap_or_default(), meta.name.as_deref()?))
+        },
+        set: Box::new(move |service| set(&|state| state.set_service(service))),
+        delete: Box::new(move |name| delete(&|state| state.delete_service(name))),
+        keep: Box::new(move |listed| keep(&|state| state.keep_services(listed))),
+    };
+    let (set, delete, keep) = (with_state(), with_state(), with_state());
+    let slices = Handler::<EndpointSlice, (String, String)> {
+        name: slice_key,
+        set: Box::new(move |slice| set(&|state| state.set_slice(slice))),
+        delete: Box::new(move |(namespace, name)| delete(&|state| state.delete_slice(namespace, name))),
+        keep: Box::new(move |listed| keep(&|state| state.keep_slices(listed))),
+    };
+    [
+        follow::follow(tasks, Api::all(client.clone()), relevant.clone(), services),
+        follow::follow(tasks, Api::all(client.clone()), relevant, slices),
+    ]
 }
 
 fn follow_node(config: &Config, state: &Arc<Mutex<State>>, changed: &Arc<Notify>, health: &Health, nodes: &Informer<Node>) {

@@ -1,6 +1,6 @@
 //! All Services and EndpointSlices, and which Services changed since somebody last looked.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::Service;
@@ -17,6 +17,8 @@ pub struct State {
     place: Place,
     services: BTreeMap<ServiceName, Vec<Arc<ServicePort>>>,
     slices: HashMap<ServiceName, BTreeMap<String, Slice>>,
+    /// Namespace and name of a slice → its Service: a slice may change hands.
+    owners: HashMap<(String, String), ServiceName>,
     dirty: BTreeSet<ServiceName>,
 }
 
@@ -57,23 +59,45 @@ impl State {
     }
 
     pub fn set_slice(&mut self, slice: &EndpointSlice) {
-        let (Some(service), Some(name)) = (endpoint::service_of(slice), slice.metadata.name.clone()) else { return };
-        let Some(reduced) = endpoint::reduce(slice, &self.place.node) else { return };
-        let slices = self.slices.entry(service.clone()).or_default();
-        if slices.get(&name) != Some(&reduced) {
-            slices.insert(name, reduced);
-            self.dirty.insert(service);
+        let Some(key) = slice_key(slice) else { return };
+        let service = endpoint::service_of(slice);
+        let reduced = endpoint::reduce(slice, &self.place.node);
+        let (Some(service), Some(reduced)) = (service, reduced) else { return self.delete_slice(&key.0, &key.1) };
+        if self.owners.get(&key).is_some_and(|owner| *owner != service) {
+            self.delete_slice(&key.0, &key.1);
         }
+        let slices = self.slices.entry(service.clone()).or_default();
+        if slices.get(&key.1) != Some(&reduced) {
+            slices.insert(key.1.clone(), reduced);
+            self.dirty.insert(service.clone());
+        }
+        self.owners.entry(key).or_insert(service);
     }
 
-    pub fn delete_slice(&mut self, slice: &EndpointSlice) {
-        let (Some(service), Some(name)) = (endpoint::service_of(slice), slice.metadata.name.as_deref()) else { return };
+    pub fn delete_slice(&mut self, namespace: &str, name: &str) {
+        let Some(service) = self.owners.remove(&(namespace.to_owned(), name.to_owned())) else { return };
         let Some(slices) = self.slices.get_mut(&service) else { return };
         if slices.remove(name).is_some() {
             if slices.is_empty() {
                 self.slices.remove(&service);
             }
             self.dirty.insert(service);
+        }
+    }
+
+    /// Forgets what a complete list does not hold: it went while nobody watched.
+    pub fn keep_services(&mut self, listed: &HashSet<ServiceName>) {
+        let gone: Vec<ServiceName> = self.services.keys().filter(|name| !listed.contains(*name)).cloned().collect();
+        for name in gone {
+            self.delete_service(&name);
+        }
+    }
+
+    /// As [`State::keep_services`], by namespace and name.
+    pub fn keep_slices(&mut self, listed: &HashSet<(String, String)>) {
+        let gone: Vec<(String, String)> = self.owners.keys().filter(|key| !listed.contains(*key)).cloned().collect();
+        for (namespace, name) in gone {
+            self.delete_slice(&namespace, &name);
         }
     }
 
@@ -123,6 +147,11 @@ impl State {
     }
 }
 
+/// Namespace and name.
+pub fn slice_key(slice: &EndpointSlice) -> Option<(String, String)> {
+    Some((slice.metadata.namespace.clone().unwrap_or_default(), slice.metadata.name.clone()?))
+}
+
 #[cfg(test)]
 pub mod tests {
     use serde_json::{Value, json};
@@ -165,9 +194,21 @@ pub mod tests {
         assert_eq!((portals[0].cluster.len(), portals[0].on_this_node.len()), (2, 1));
         assert!(state.portals(&name, Family::V6).is_empty());
         assert_eq!(state.local_ready(&name), 1);
-        state.delete_slice(&one);
+        // It changes hands, and comes back.
+        let stolen = slice("other", "web-1", json!({"port": 8080}), &[("10.0.0.1", "me")]);
+        state.set_slice(&stolen);
+        assert_eq!(state.take_changes(), [ServiceName::new("ns", "other"), name.clone()]);
         assert!(state.portals(&name, Family::V4)[0].cluster.is_empty());
-        state.delete_service(&name);
+        state.set_slice(&one);
+        assert_eq!(state.portals(&name, Family::V4)[0].cluster.len(), 2);
+        state.keep_slices(&HashSet::from([("ns".to_owned(), "web-1".to_owned())]));
+        assert_eq!(state.portals(&name, Family::V4)[0].cluster.len(), 2);
+        state.keep_slices(&HashSet::new());
+        assert!(state.portals(&name, Family::V4)[0].cluster.is_empty());
+        state.take_changes();
+        state.keep_services(&HashSet::from([name.clone()]));
+        assert!(!state.has_changes());
+        state.keep_services(&HashSet::new());
         assert_eq!(state.take_changes(), [name]);
     }
 

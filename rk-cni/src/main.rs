@@ -24,6 +24,7 @@ fn main() {
     if std::env::var_os("CNI_COMMAND").is_some() {
         std::process::exit(rk_cni::plugin::main());
     }
+    component::memory::no_huge_pages();
     let result = match Cli::parse_from(component::flags::normalize(std::env::args_os())).command {
         Command::Agent(options) => rk_cni::agent::main(options),
         Command::Install(options) => rk_cni::install::install(&options.bin_dir).map_err(anyhow::Error::from),

@@ -3,6 +3,7 @@
 pub mod api;
 pub mod cluster;
 pub mod load;
+pub mod network;
 pub mod process;
 pub mod scale;
 pub mod scheduling;

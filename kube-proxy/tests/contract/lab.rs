@@ -305,7 +305,7 @@ impl Lab {
         let mut proxy = self.proxy.lock().unwrap();
         proxy.state.delete_service(&ServiceName::new("ns", name));
         if let Some(slice) = proxy.slices.remove(name) {
-            proxy.state.delete_slice(&slice);
+            proxy.state.delete_slice("ns", slice.metadata.name.as_deref().unwrap());
         }
     }
 

@@ -3,6 +3,8 @@
 use std::fmt::Write as _;
 use std::net::IpAddr;
 
+use net::Socket;
+use net::iptables::native;
 use net::iptables::{Error, Family, Iptables, Jump};
 
 use super::super::{Settings, SyncError};
@@ -141,6 +143,15 @@ pub fn cleanup(family: Family) -> Result<(), SyncError> {
             let _ = writeln!(batch, "-X {chain}");
         }
         batch.push_str("COMMIT\n");
+    }
+    // With many Services, iptables-restore would need minutes.
+    if iptables.is_nf_tables()
+        && let Ok(socket) = Socket::netfilter()
+    {
+        match native::apply(&socket, family, &batch) {
+            Ok(()) => return Ok(()),
+            Err(error) => tracing::debug!(?error, "Leaving the cleanup to iptables-restore"),
+        }
     }
     iptables.restore(&batch).map_err(failed)
 }
