@@ -134,7 +134,10 @@ pub fn mutating_policy(resource: &mut Resource) {
     resource.strategy = Rules {
         default: |object| {
             default_policy(object);
+            object.child("spec").fill_text("reinvocationPolicy", "Never");
         },
+        validate: |_, object, errors| validate::mutating_policy(object, errors),
+        validate_update: |_, new, _, errors| validate::mutating_policy(new, errors),
         generation: SPEC,
         unconditional_update: false,
         ..Rules::GENERIC

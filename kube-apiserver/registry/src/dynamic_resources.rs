@@ -2,6 +2,7 @@
 //!
 //! Upstream: pkg/registry/resource
 
+use api::field::Path;
 use serde_json::{Value, json};
 
 use crate::column::{self, text};
@@ -9,11 +10,15 @@ use crate::resource::Resource;
 use crate::rules::{Rules, SPEC};
 use crate::tree::Tree;
 
+mod validate;
+
 /// ResourceClaims.
 pub fn claim(resource: &mut Resource) {
     resource.strategy = Rules {
         default: |object| default_requests(object.child("spec")),
         create: |_, object| object.set("status", json!({})),
+        validate: |_, object, errors| validate::claim_spec(object.at("spec"), &Path::new("spec"), errors),
+        validate_update: |_, new, old, errors| validate::same_spec(new, old, errors),
         status: true,
         ..Rules::GENERIC
     }
@@ -67,20 +72,40 @@ fn default_request(request: &mut Value) {
 
 /// ResourceClaimTemplates.
 pub fn claim_template(resource: &mut Resource) {
-    resource.strategy =
-        Rules { default: |object| default_requests(object.child("spec").child("spec")), ..Rules::GENERIC }.strategy();
+    resource.strategy = Rules {
+        default: |object| default_requests(object.child("spec").child("spec")),
+        validate: |_, object, errors| validate::claim_spec(object.path("spec.spec"), &Path::new("spec.spec"), errors),
+        validate_update: |_, new, old, errors| validate::same_spec(new, old, errors),
+        ..Rules::GENERIC
+    }
+    .strategy();
     resource.columns = vec![column::name(), column::age()];
 }
 
 /// DeviceClasses.
 pub fn device_class(resource: &mut Resource) {
-    resource.strategy = Rules { generation: SPEC, ..Rules::GENERIC }.strategy();
+    resource.strategy = Rules {
+        validate: |_, object, errors| validate::device_class(object, errors),
+        validate_update: |_, new, _, errors| validate::device_class(new, errors),
+        generation: SPEC,
+        ..Rules::GENERIC
+    }
+    .strategy();
     resource.columns = vec![column::name(), column::age()];
 }
 
 /// ResourceSlices.
 pub fn slice(resource: &mut Resource) {
-    resource.strategy = Rules { generation: SPEC, ..Rules::GENERIC }.strategy();
+    resource.strategy = Rules {
+        validate: |_, object, errors| validate::slice(object, errors),
+        validate_update: |_, new, old, errors| {
+            validate::slice(new, errors);
+            validate::slice_change(new, old, errors);
+        },
+        generation: SPEC,
+        ..Rules::GENERIC
+    }
+    .strategy();
     resource.selectable = vec![
         ("spec.nodeName", |object| object.at("spec").text("nodeName").to_owned()),
         ("spec.driver", |object| object.at("spec").text("driver").to_owned()),

@@ -270,6 +270,59 @@ pub(super) fn policy(object: &Value, errors: &mut Errors) {
     }
 }
 
+/// Mutating policies: what they look at, and how they change it.
+pub(super) fn mutating_policy(object: &Value, errors: &mut Errors) {
+    let path = Path::new("spec");
+    let spec = object.at("spec");
+    one_of(spec, "failurePolicy", &["Fail", "Ignore"], &path, errors);
+    if spec.has("paramKind") {
+        for field in ["apiVersion", "kind"] {
+            if spec.at("paramKind").text(field).is_empty() {
+                errors.required(&path.child("paramKind").child(field), "");
+            }
+        }
+    }
+    let at = path.child("matchConstraints");
+    if spec.has("matchConstraints") {
+        constraints(spec.at("matchConstraints"), &at, errors);
+        if spec.at("matchConstraints").items("resourceRules").is_empty() {
+            errors.required(&at.child("resourceRules"), "");
+        }
+    } else {
+        errors.required(&at, "");
+    }
+    if spec.items("mutations").is_empty() {
+        errors.required(&path.child("mutations"), "mutations must contain at least one item");
+    }
+    for (index, mutation) in spec.items("mutations").iter().enumerate() {
+        let path = path.child("mutations").index(index);
+        let (wanted, other) = match mutation.text("patchType") {
+            "" => {
+                errors.required(&path.child("patchType"), "");
+                continue;
+            }
+            "ApplyConfiguration" => ("applyConfiguration", "jsonPatch"),
+            "JSONPatch" => ("jsonPatch", "applyConfiguration"),
+            kind => {
+                errors.not_supported(&path.child("patchType"), kind, &["ApplyConfiguration", "JSONPatch"]);
+                continue;
+            }
+        };
+        let kind = mutation.text("patchType");
+        if mutation.at(wanted).text("expression").trim().is_empty() {
+            errors.required(&path.child(wanted).child("expression"), "expression is not specified");
+        }
+        if mutation.has(other) {
+            errors.forbidden(&path.child(other), format!("may not be specified when patchType is {kind}"));
+        }
+    }
+    match spec.text("reinvocationPolicy") {
+        "" => errors.required(&path.child("reinvocationPolicy"), ""),
+        "Never" | "IfNeeded" => {}
+        other => errors.not_supported(&path.child("reinvocationPolicy"), other, &["IfNeeded", "Never"]),
+    }
+}
+
 fn constraints(resources: &Value, path: &Path, errors: &mut Errors) {
     one_of(resources, "matchPolicy", &["Equivalent", "Exact"], path, errors);
     for key in ["namespaceSelector", "objectSelector"] {
