@@ -5,7 +5,7 @@ use std::sync::Arc;
 use client::store::Store;
 
 use crate::object::device::{DeviceClaim, DeviceClass, Slice};
-use crate::object::storage::{Claim, Class, CsiNode, Volume};
+use crate::object::storage::{Capacity, Claim, Class, CsiDriver, CsiNode, Volume};
 use crate::object::workload::{Budget, Namespace, ReplicaSet, ReplicationController, Service, StatefulSet};
 use crate::object::{Labels, Named};
 use crate::plugin::dynamic_resources::inventory::Assumed;
@@ -33,6 +33,10 @@ pub struct Stores {
     pub classes: Store<Class>,
     /// CSINodes.
     pub csi_nodes: Store<CsiNode>,
+    /// CSIDrivers.
+    pub csi_drivers: Store<CsiDriver>,
+    /// CSIStorageCapacities.
+    pub capacities: Store<Capacity>,
     /// ResourceClaims.
     pub device_claims: Store<DeviceClaim>,
     /// DeviceClasses.

@@ -12,7 +12,7 @@ use crate::object::Named;
 use crate::object::device::{DeviceClaim, DeviceClass, Slice};
 use crate::object::node::Node;
 use crate::object::pod::Pod;
-use crate::object::storage::{Claim, Class, CsiNode, Volume};
+use crate::object::storage::{Capacity, Claim, Class, CsiDriver, CsiNode, Volume};
 use crate::object::workload::{Budget, Namespace, ReplicaSet, ReplicationController, Service, StatefulSet};
 use crate::stores::Stores;
 
@@ -30,6 +30,8 @@ pub struct Watches {
     volumes: Informer<Volume>,
     classes: Informer<Class>,
     csi_nodes: Informer<CsiNode>,
+    csi_drivers: Informer<CsiDriver>,
+    capacities: Informer<Capacity>,
     device_claims: Informer<DeviceClaim>,
     device_classes: Informer<DeviceClass>,
     slices: Informer<Slice>,
@@ -57,6 +59,8 @@ impl Watches {
             volumes: all(client, tasks),
             classes: all(client, tasks),
             csi_nodes: all(client, tasks),
+            csi_drivers: all(client, tasks),
+            capacities: all(client, tasks),
             device_claims: all(client, tasks),
             device_classes: all(client, tasks),
             slices: all(client, tasks),
@@ -83,6 +87,8 @@ impl Watches {
             volumes: self.volumes.store().clone(),
             classes: self.classes.store().clone(),
             csi_nodes: self.csi_nodes.store().clone(),
+            csi_drivers: self.csi_drivers.store().clone(),
+            capacities: self.capacities.store().clone(),
             device_claims: self.device_claims.store().clone(),
             device_classes: self.device_classes.store().clone(),
             slices: self.slices.store().clone(),
@@ -104,6 +110,8 @@ impl Watches {
         self.volumes.synced().await;
         self.classes.synced().await;
         self.csi_nodes.synced().await;
+        self.csi_drivers.synced().await;
+        self.capacities.synced().await;
         self.device_claims.synced().await;
         self.device_classes.synced().await;
         self.slices.synced().await;
@@ -136,6 +144,8 @@ impl Watches {
         tell(&self.volumes, scheduler, Event::Storage);
         tell(&self.classes, scheduler, Event::Storage);
         tell(&self.csi_nodes, scheduler, Event::Storage);
+        tell(&self.csi_drivers, scheduler, Event::Storage);
+        tell(&self.capacities, scheduler, Event::Storage);
         tell(&self.device_classes, scheduler, Event::Devices);
         tell(&self.slices, scheduler, Event::Devices);
         let (to, assumed) = (scheduler.clone(), self.stores.assumed_devices.clone());

@@ -199,7 +199,7 @@ impl File {
             );
             out.push(profile);
         }
-        let wires = self.extenders.iter().flatten().map(|wire| WireExtender::deserialize(wire));
+        let wires = self.extenders.iter().flatten().map(WireExtender::deserialize);
         let wires = wires.collect::<Result<Vec<_>, _>>().context("extenders")?;
         let managed = wires.into_iter().flat_map(|extender| extender.managed_resources.into_iter().flatten());
         for resource in managed.filter(|resource| resource.ignored_by_scheduler) {

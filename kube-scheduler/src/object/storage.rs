@@ -4,7 +4,7 @@ use k8s_openapi::api::{core::v1 as core, storage::v1 as storage};
 use kube::core::ObjectMeta;
 use serde::Deserialize;
 
-use crate::object::resources::List;
+use crate::object::resources::{Amount, List};
 use crate::object::selector::{NodeSelector, Selector};
 use crate::object::{Labels, Meta, stands_for};
 
@@ -89,6 +89,34 @@ pub struct CsiNode {
 }
 
 stands_for!(CsiNode, storage::CSINode);
+
+/// A CSIDriver.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(from = "WireCsiDriver")]
+pub struct CsiDriver {
+    /// Name.
+    pub metadata: ObjectMeta,
+    /// It tells by CSIStorageCapacities how much room is where.
+    pub tells_capacity: bool,
+}
+
+stands_for!(CsiDriver, storage::CSIDriver);
+
+/// A CSIStorageCapacity: how much room there is for volumes of a class.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(from = "WireCapacity")]
+pub struct Capacity {
+    /// Name.
+    pub metadata: ObjectMeta,
+    /// The class.
+    pub class: String,
+    /// Bytes that one volume can have at most; `None` for not known.
+    pub bytes: Option<i64>,
+    /// Which nodes reach it, by label.
+    pub nodes: Selector,
+}
+
+stands_for!(Capacity, storage::CSIStorageCapacity);
 
 /// Why a PV can be of no claim: its class of none.
 pub const NO_PROVISIONER: &str = "kubernetes.io/no-provisioner";
@@ -267,6 +295,52 @@ impl From<WireCsiNode> for CsiNode {
         Self {
             metadata: wire.metadata.into(),
             limits: drivers.map(|driver| (driver.name, driver.allocatable.and_then(|allocatable| allocatable.count))).collect(),
+        }
+    }
+}
+
+#[derive(Deserialize)]
+struct WireCsiDriver {
+    #[serde(default)]
+    metadata: Meta,
+    #[serde(default)]
+    spec: WireCsiDriverSpec,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct WireCsiDriverSpec {
+    storage_capacity: Option<bool>,
+}
+
+impl From<WireCsiDriver> for CsiDriver {
+    fn from(wire: WireCsiDriver) -> Self {
+        Self { metadata: wire.metadata.into(), tells_capacity: wire.spec.storage_capacity.unwrap_or(false) }
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct WireCapacity {
+    #[serde(default)]
+    metadata: Meta,
+    #[serde(default)]
+    storage_class_name: String,
+    #[serde(default)]
+    capacity: Option<Amount>,
+    #[serde(default)]
+    maximum_volume_size: Option<Amount>,
+    #[serde(default)]
+    node_topology: Option<k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector>,
+}
+
+impl From<WireCapacity> for Capacity {
+    fn from(wire: WireCapacity) -> Self {
+        Self {
+            metadata: wire.metadata.into(),
+            class: wire.storage_class_name,
+            bytes: wire.maximum_volume_size.or(wire.capacity).map(|amount| amount.value()),
+            nodes: Selector::compile(wire.node_topology.as_ref()),
         }
     }
 }

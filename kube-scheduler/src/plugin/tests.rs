@@ -260,6 +260,18 @@ fn claims_go_where_volumes_are_or_can_be_made() {
 
     stores.classes.put("local", class("example.com/made"));
     assert_eq!(verdicts(), ["", ""]);
+    let driver = json!({"metadata": {"name": "example.com/made"}, "spec": {"storageCapacity": true}});
+    stores.csi_drivers.put("example.com/made", Arc::new(serde_json::from_value(driver).unwrap()));
+    let no_room = "node(s) did not have enough free storage";
+    let room = |node: &str, bytes: &str| {
+        let value = json!({"metadata": {"name": node, "namespace": "d"}, "storageClassName": "local", "capacity": bytes,
+            "nodeTopology": {"matchLabels": {"kubernetes.io/hostname": node}}});
+        stores.capacities.put(&format!("d/{node}"), Arc::new(serde_json::from_value(value).unwrap()));
+    };
+    room("a", "1Gi");
+    assert_eq!(verdicts(), [no_room, ""], "b has a volume that fits");
+    room("a", "100Gi");
+    assert_eq!(verdicts(), ["", ""]);
     let chosen = json!({"metadata": {"annotations": {"volume.kubernetes.io/selected-node": "a"}}});
     stores.claims.put("d/data", claim("data", chosen));
     assert_eq!(verdicts(), ["", none], "a volume is being made for node a");

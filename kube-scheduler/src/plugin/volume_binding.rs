@@ -13,7 +13,7 @@ use crate::event::Event;
 use crate::object::Named;
 use crate::object::node::Node;
 use crate::object::pod::Pod;
-use crate::object::storage::{Claim, NO_PROVISIONER, Volume};
+use crate::object::storage::{Claim, Class, NO_PROVISIONER, Volume};
 use crate::plugin::{Begin, Context, Failure, Filter, Plugin};
 use crate::stores::Stores;
 
@@ -22,6 +22,7 @@ pub const PLUGIN: Plugin = Plugin { filter: Some(filter), hint: Some(hint), ..Pl
 
 const NODE_CONFLICT: &str = "node(s) didn't match PersistentVolume's node affinity";
 const BIND_CONFLICT: &str = "node(s) didn't find available persistent volumes to bind";
+const NO_ROOM: &str = "node(s) did not have enough free storage";
 const VOLUME_GONE: &str = "node(s) unavailable due to one or more pvc(s) bound to non-existent pv(s)";
 
 /// What to do about a pod's claims once its node is chosen.
@@ -146,7 +147,7 @@ impl Binding<'_> {
                 continue;
             }
             let class = claim.class.as_deref().and_then(|class| self.stores.classes.get(class));
-            let makeable = class.is_some_and(|class| {
+            let makeable = class.as_ref().is_some_and(|class| {
                 class.provisioner != NO_PROVISIONER
                     && !class.provisioner.is_empty()
                     && (class.topologies.0.is_empty() || class.topologies.matches(node.labels(), node.name()))
@@ -154,10 +155,24 @@ impl Binding<'_> {
             if !makeable {
                 return Err(Failure::unresolvable(BIND_CONFLICT));
             }
+            if !class.is_some_and(|class| has_room(self.stores, &class, claim, node)) {
+                return Err(Failure::unresolvable(NO_ROOM));
+            }
             plan.provision.push(claim.clone());
         }
         Ok(plan)
     }
+}
+
+/// Whether the class's driver has room for the claim near the node, as far as it says so. Upstream: hasEnoughCapacity
+fn has_room(stores: &Stores, class: &Class, claim: &Claim, node: &Node) -> bool {
+    let tells = stores.csi_drivers.get(&class.provisioner).is_some_and(|driver| driver.tells_capacity);
+    !tells
+        || stores.capacities.list().iter().any(|capacity| {
+            capacity.class == class.name()
+                && capacity.bytes.is_some_and(|bytes| bytes >= claim.bytes)
+                && capacity.nodes.matches(node.labels())
+        })
 }
 
 /// Whether a volume can be the claim's, wherever it is.

@@ -15,7 +15,10 @@ pub type DeviceId = (String, String, String);
 
 /// Allocations that are decided but not yet seen in the API: by the claim's uid, with the pods that count on them.
 #[derive(Clone, Debug, Default)]
-pub struct Assumed(Arc<Mutex<HashMap<String, (Arc<Allocation>, HashSet<String>)>>>);
+pub struct Assumed(Arc<Mutex<HashMap<String, Decided>>>);
+
+/// What a claim will have, and the pods that count on it.
+type Decided = (Arc<Allocation>, HashSet<String>);
 
 impl Assumed {
     /// Notes a decision.
