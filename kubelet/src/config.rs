@@ -433,6 +433,7 @@ impl Config {
         if kubelet.address.parse::<IpAddr>().is_err() || kubelet.healthz_bind_address.parse::<IpAddr>().is_err() {
             return invalid("address and healthzBindAddress must be IP addresses".into());
         }
+        crate::shutdown::plan::lines(kubelet).map_err(ConfigError::Invalid)?;
         crate::allocation::validate(kubelet).map_err(ConfigError::Invalid)?;
         crate::eviction::signal::validate(kubelet).map_err(ConfigError::Invalid)?;
         for name in &kubelet.enforce_node_allocatable {

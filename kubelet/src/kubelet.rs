@@ -88,6 +88,8 @@ pub struct NodeState {
     pub status_soon: Arc<Notify>,
     /// The pods that the runtime had at the first look.
     pub known_at_start: OnceLock<HashSet<String>>,
+    /// The machine is about to go down.
+    pub shutting_down: AtomicBool,
     /// The last time the relist of the runtime worked.
     pub pleg_healthy: AtomicBool,
 }

@@ -47,6 +47,7 @@ pub mod probe;
 pub mod run;
 pub mod runtime;
 pub mod server;
+pub mod shutdown;
 pub mod source;
 pub mod status;
 pub mod volume;

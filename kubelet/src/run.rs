@@ -159,6 +159,8 @@ pub async fn start(config: Config, tasks: &Tasks) -> anyhow::Result<Shared> {
     spawn("housekeeping", Box::pin(housekeeping::run(kubelet.clone())));
     spawn("log-rotation", Box::pin(logs::rotate::run(kubelet.clone())));
     spawn("image-gc", Box::pin(crate::image::gc::run(kubelet.clone())));
+    let lines = crate::shutdown::plan::lines(&kubelet.config.kubelet).map_err(anyhow::Error::msg)?;
+    spawn("shutdown", Box::pin(crate::shutdown::run(kubelet.clone(), lines)));
     spawn("eviction", Box::pin(crate::eviction::run(kubelet.clone())));
     if api.is_some() {
         kubelet.status.start(&kubelet);

@@ -51,6 +51,9 @@ async fn look(kubelet: &Kubelet) -> Result<Look, String> {
     used.extend(sandbox_image(kubelet).await);
     for handle in kubelet.workers.list() {
         let pod = handle.request().pod;
+        // A pod that is about to start needs its images; on a node without a registry nobody could bring them back.
+        let containers = crate::pod::init_containers(&pod).iter().chain(&crate::pod::spec(&pod).containers);
+        used.extend(containers.filter_map(|container| super::with_tag(container.image.as_deref().unwrap_or(""))));
         let volumes = crate::pod::spec(&pod).volumes.iter().flatten().filter_map(|volume| volume.image.as_ref());
         used.extend(volumes.filter_map(|image| super::with_tag(image.reference.as_deref().unwrap_or(""))));
     }

@@ -194,6 +194,9 @@ async fn make(kubelet: &Shared, fixed: &Fixed, previous: &[k8s_openapi::api::cor
     let mut not_ready: Vec<String> = Vec::new();
     not_ready.extend(kubelet.node.runtime_error.read().iter().map(|why| format!("container runtime not ready: {why}")));
     not_ready.extend(kubelet.node.network_error.read().iter().map(|why| format!("container runtime network not ready: {why}")));
+    if kubelet.node.shutting_down.load(Ordering::Acquire) {
+        not_ready.push(crate::shutdown::NOT_READY.into());
+    }
     if !kubelet.node.pleg_healthy.load(Ordering::Relaxed) {
         not_ready.push("PLEG is not healthy: pleg has yet to be successful".into());
     }

@@ -46,6 +46,10 @@ pub fn admit(kubelet: &Kubelet, pod: &Pod) -> Result<(), Refusal> {
         let message = "Failed to admit pod as the OS field doesn't match node OS".to_owned();
         return Err(Refusal { reason: "PodOSNotSupported", message });
     }
+    if kubelet.node.shutting_down.load(Ordering::Acquire) {
+        let (reason, message) = crate::shutdown::REFUSED;
+        return Err(Refusal { reason, message: message.to_owned() });
+    }
     sysctls(pod, &kubelet.config.kubelet.allowed_unsafe_sysctls)?;
     let others: Vec<_> = kubelet
         .workers
