@@ -273,7 +273,8 @@ struct WireCsiNode {
 #[derive(Default, Deserialize)]
 #[serde(default)]
 struct WireDrivers {
-    drivers: Vec<WireDriver>,
+    // The server writes an empty list as null, as Go does.
+    drivers: Option<Vec<WireDriver>>,
 }
 
 #[derive(Default, Deserialize)]
@@ -291,7 +292,7 @@ struct WireCount {
 
 impl From<WireCsiNode> for CsiNode {
     fn from(wire: WireCsiNode) -> Self {
-        let drivers = wire.spec.drivers.into_iter();
+        let drivers = wire.spec.drivers.into_iter().flatten();
         Self {
             metadata: wire.metadata.into(),
             limits: drivers.map(|driver| (driver.name, driver.allocatable.and_then(|allocatable| allocatable.count))).collect(),
