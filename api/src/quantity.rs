@@ -109,6 +109,30 @@ impl Quantity {
         Self::new(i128::from(value), -3, format)
     }
 
+    /// Billionths: exact for all that a quantity can say.
+    pub fn from_nanos(value: i128, format: Format) -> Self {
+        Self::new(value, -9, format).trimmed()
+    }
+
+    /// Billionths; at the bounds where it is beyond them.
+    pub fn nanos(&self) -> i128 {
+        let bound = if self.mantissa < 0 { i128::MIN } else { i128::MAX };
+        match u32::try_from(self.exponent + 9) {
+            _ if self.mantissa == 0 => 0,
+            Ok(power) => 10i128.checked_pow(power).and_then(|factor| self.mantissa.checked_mul(factor)).unwrap_or(bound),
+            Err(_) => shrink(self.mantissa, (self.exponent + 9).unsigned_abs()),
+        }
+    }
+
+    /// Without zeros at the end of the mantissa, which would hide that it is whole.
+    fn trimmed(mut self) -> Self {
+        while self.mantissa != 0 && self.exponent < 0 && self.mantissa % 10 == 0 {
+            self.mantissa /= 10;
+            self.exponent += 1;
+        }
+        self
+    }
+
     /// Zero.
     pub fn zero() -> Self {
         Self::from_int(0, Format::DecimalSi)

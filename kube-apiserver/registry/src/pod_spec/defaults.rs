@@ -87,7 +87,7 @@ fn pod_requests(spec: &mut Value) {
             .items("containers")
             .iter()
             .filter_map(|container| quantity::parse(container.path("resources.requests").at(name)))
-            .sum();
+            .fold(0, quantity::Nano::saturating_add);
         if sum > 0 && !requests.has(name) && limits.contains_key(name) {
             let stated: Vec<&Value> =
                 spec.items("containers").iter().map(|c| c.path("resources.requests").at(name)).filter(|v| !v.is_null()).collect();
