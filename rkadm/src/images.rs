@@ -18,10 +18,18 @@ const DEFAULT_ETCD_TAG: &str = "3.4.23-0";
 pub fn bundle_dir(flag: Option<&Path>) -> PathBuf {
     match flag {
         Some(dir) => dir.to_path_buf(),
-        None => {
-            std::env::var_os(BUNDLE_ENV).filter(|dir| !dir.is_empty()).map_or_else(|| PathBuf::from(BUNDLE_DIR), PathBuf::from)
-        }
+        None => std::env::var_os(BUNDLE_ENV)
+            .filter(|dir| !dir.is_empty())
+            .map(PathBuf::from)
+            .or_else(beside)
+            .unwrap_or_else(|| PathBuf::from(BUNDLE_DIR)),
     }
+}
+
+/// The images of an unpacked release, whose rkadm this is: `images` beside `bin`.
+fn beside() -> Option<PathBuf> {
+    let dir = std::env::current_exe().ok()?.parent()?.parent()?.join("images");
+    dir.join("kube-apiserver.tar").exists().then_some(dir)
 }
 
 /// The images of one cluster version.

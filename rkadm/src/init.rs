@@ -143,7 +143,8 @@ pub async fn run(args: InitArgs, rootfs: Option<PathBuf>) -> anyhow::Result<()> 
         None => {
             crate::say::phase("init", &format!("Using Kubernetes version: {}", init.node.cluster.kubernetes_version));
             let skip = init.init.skip_phases.clone();
-            phase::run_all(phase::INIT, &mut init, &skip).await
+            phase::run_all(phase::INIT, &mut init, &skip).await?;
+            crate::unfinished::end(&init.node.files, "init")
         }
         Some(words) => {
             phase::run_one(phase::INIT, &mut init, &words).await?;

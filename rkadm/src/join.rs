@@ -145,6 +145,7 @@ pub async fn run(args: JoinArgs, rootfs: Option<PathBuf>) -> anyhow::Result<()> 
                     error
                 });
             }
+            crate::unfinished::end(&join.node.files, "join")?;
             conclude(&join);
         }
         Some(words) => phase::run_one(phase::JOIN, &mut join, &words).await?,

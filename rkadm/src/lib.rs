@@ -33,5 +33,6 @@ pub mod runtime;
 pub mod say;
 pub mod supervise;
 pub mod token;
+pub mod unfinished;
 pub mod upgrade;
 pub mod version;

@@ -39,14 +39,17 @@ pub struct Phase<C: 'static> {
 }
 
 /// A phase that does something itself.
+#[macro_export]
 macro_rules! phase {
     ($name:literal, $about:literal, $run:path) => {
         $crate::phase::Phase { name: $name, about: $about, run: Some(|c| Box::pin($run(c))), phases: &[] }
     };
 }
 
+pub use phase;
+
 /// A phase that consists of others.
-const fn group<C>(name: &'static str, about: &'static str, phases: &'static [Phase<C>]) -> Phase<C> {
+pub const fn group<C>(name: &'static str, about: &'static str, phases: &'static [Phase<C>]) -> Phase<C> {
     Phase { name, about, run: None, phases }
 }
 
@@ -319,6 +322,8 @@ mod tests {
         assert_eq!(names(INIT), wanted("init"));
         assert_eq!(names(JOIN), wanted("join"));
         assert_eq!(names(RESET), wanted("reset"));
+        assert_eq!(names(crate::upgrade::phases::APPLY), wanted("upgrade apply"));
+        assert_eq!(names(crate::upgrade::phases::NODE), wanted("upgrade node"));
     }
 
     fn names<C>(table: &'static [Phase<C>]) -> Vec<String> {

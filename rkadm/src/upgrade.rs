@@ -4,6 +4,7 @@
 //! that is being replaced. Upstream: cmd/kubeadm/app/phases/upgrade.
 
 pub mod diff;
+pub mod phases;
 pub mod policy;
 pub mod replace;
 
@@ -17,10 +18,10 @@ use pki::{Files, KeyPool, Kubeconfig};
 use serde_json::Value;
 
 use crate::apply::{Api, readable};
-use crate::config::types::{ApiEndpoint, ClusterConfiguration, NodeRegistration, Timeouts};
+use crate::config::types::{ApiEndpoint, ClusterConfiguration, NodeRegistration, Timeouts, UpgradeConfiguration};
 use crate::images::{self, Images};
 use crate::node::{ADMIN, Node};
-use crate::{addons, host, kubelet, manifest, objects, say, version};
+use crate::{host, kubelet, manifest, say, version};
 
 #[derive(Debug, Args)]
 pub struct UpgradeArgs {
@@ -36,10 +37,18 @@ enum UpgradeCommand {
         version: Option<String>,
         #[command(flatten)]
         flags: Common,
+        /// text, json or yaml
+        #[arg(short, long, default_value = "text")]
+        output: String,
+        #[command(flatten)]
+        template: crate::command::Template,
     },
     /// Upgrade your Kubernetes cluster to the specified version
+    #[command(after_help = crate::phase::help(phases::APPLY))]
     Apply {
-        version: String,
+        /// The version, or `phase NAME …` for one phase
+        #[arg(required = true, num_args = 1..)]
+        words: Vec<String>,
         #[command(flatten)]
         flags: Common,
         /// Force upgrading although some requirements might not be met. This also implies non-interactive mode
@@ -50,12 +59,24 @@ enum UpgradeCommand {
         yes: bool,
     },
     /// Upgrade commands for a node in the cluster
+    #[command(after_help = crate::phase::help(phases::NODE))]
     Node {
-        /// `config` and `phase …` are accepted for old notes: the whole node is upgraded in any case
+        /// Nothing for the whole node, `phase NAME …` for one phase, `config` (as in old notes) for the kubelet's configuration
         words: Vec<String>,
         /// Accepted for old notes: the kubelet runs in the version of its binary
         #[arg(long)]
         kubelet_version: Option<String>,
+        #[command(flatten)]
+        flags: Common,
+    },
+    /// Go back to the state before an upgrade that was interrupted
+    Rollback {
+        /// How long a component may take to come up
+        #[arg(long, value_parser = component::duration::parse, default_value = "2m0s")]
+        component_timeout: Duration,
+    },
+    /// Restart this node's kubelet with the program of this release (drain the node first)
+    Kubelet {
         #[command(flatten)]
         flags: Common,
     },
@@ -72,10 +93,11 @@ enum UpgradeCommand {
 
 #[derive(Debug, Args)]
 struct Common {
-    /// Show unstable versions of Kubernetes as an upgrade alternative (accepted)
-    #[arg(long, hide = true)]
+    /// Show unstable versions of Kubernetes as an upgrade alternative
+    #[arg(long)]
     allow_experimental_upgrades: bool,
-    #[arg(long, hide = true)]
+    /// Show release candidate versions of Kubernetes as an upgrade alternative
+    #[arg(long)]
     allow_release_candidate_upgrades: bool,
     /// Perform the renewal of certificates used by component changed during upgrades
     #[arg(long, default_value_t = true, num_args = 0..=1, require_equals = true, default_missing_value = "true", action = ArgAction::Set)]
@@ -101,6 +123,12 @@ struct Common {
     /// Path to a directory that contains files named "target[suffix][+patchtype].extension"
     #[arg(long)]
     patches: Option<PathBuf>,
+    /// Specifies whether the configuration file that will be used in the upgrade should be printed or not
+    #[arg(long)]
+    print_config: bool,
+    /// List of phases to be skipped
+    #[arg(long, value_delimiter = ',')]
+    skip_phases: Vec<String>,
     /// How long a component may take to come up
     #[arg(long, value_parser = component::duration::parse, default_value = "2m0s")]
     component_timeout: Duration,
@@ -115,27 +143,69 @@ pub struct Upgrade {
     pub renew: bool,
     pub etcd: bool,
     pub timeout: Duration,
+    /// Go on although something speaks against it.
+    pub force: bool,
+    /// Do not ask.
+    pub yes: bool,
+    /// As asked for by flags and configuration.
+    pub skip: Vec<String>,
 }
 
 pub async fn run(args: UpgradeArgs, rootfs: Option<PathBuf>) -> anyhow::Result<()> {
     match args.command {
-        UpgradeCommand::Plan { version, flags } => {
-            let upgrade = observe(flags, version, rootfs).await?;
-            print!("{}", plan(&upgrade).await?);
+        UpgradeCommand::Plan { version, flags, output, template: _ } => {
+            let upgrade = observe(flags, version, rootfs, Which::Plan).await?;
+            print!("{}", plan(&upgrade, &output).await?);
             Ok(())
         }
-        UpgradeCommand::Apply { version, flags, force, yes } => {
-            let mut upgrade = observe(flags, Some(version), rootfs).await?;
-            apply(&mut upgrade, force, yes).await
+        UpgradeCommand::Apply { mut words, flags, force, yes } => {
+            if words.first().is_some_and(|word| word == "phase") {
+                words.remove(0);
+                // `upgrade apply phase control-plane v1.36.1`: the version may follow the phase's words.
+                let version = words.pop_if(|word| version::parse(word).is_some());
+                let mut upgrade = observe(flags, version, rootfs, Which::Apply).await?;
+                (upgrade.force, upgrade.yes) = (upgrade.force || force, true);
+                return crate::phase::run_one(phases::APPLY, &mut upgrade, &words).await;
+            }
+            if words.len() > 1 {
+                bail!("one version, not {}", words.join(" "));
+            }
+            let mut upgrade = observe(flags, words.pop(), rootfs, Which::Apply).await?;
+            (upgrade.force, upgrade.yes) = (upgrade.force || force, yes);
+            let skip = upgrade.skip.clone();
+            apply(&mut upgrade, &skip).await
         }
-        UpgradeCommand::Node { words, kubelet_version, flags } => {
-            tracing::debug!(?words, ?kubelet_version, "Upgrading the whole node");
-            let mut upgrade = observe(flags, None, rootfs).await?;
+        UpgradeCommand::Node { mut words, kubelet_version, flags } => {
+            let mut upgrade = observe(flags, None, rootfs, Which::Node).await?;
             upgrade.target = upgrade.current.clone();
-            node(&mut upgrade).await
+            match words.first().map(String::as_str) {
+                None => {
+                    let skip = upgrade.skip.clone();
+                    node(&mut upgrade, &skip).await
+                }
+                Some("phase") => {
+                    words.remove(0);
+                    crate::phase::run_one(phases::NODE, &mut upgrade, &words).await
+                }
+                // kubeadm up to 1.16: `upgrade node config --kubelet-version v1.16.0`.
+                Some("config") => {
+                    tracing::debug!(?kubelet_version, "The kubelet runs in the version of its program");
+                    node(&mut upgrade, &["control-plane".to_string(), "addon".to_string()]).await
+                }
+                Some(other) => bail!("unknown command {other:?} for \"rkadm upgrade node\": phase, or nothing"),
+            }
+        }
+        UpgradeCommand::Rollback { component_timeout } => {
+            let mut files = rootfs.map_or_else(Files::host, Files::below);
+            let Some(journal) = replace::Journal::load(&files) else { bail!("no upgrade was interrupted on this host") };
+            go_back(&mut files, &journal, component_timeout).await
+        }
+        UpgradeCommand::Kubelet { flags } => {
+            let mut upgrade = observe(flags, None, rootfs, Which::Node).await?;
+            upgrade_kubelet(&mut upgrade).await
         }
         UpgradeCommand::Diff { version, context_lines, flags } => {
-            let upgrade = observe(flags, version, rootfs).await?;
+            let upgrade = observe(flags, version, rootfs, Which::Diff).await?;
             for (component, (old, new)) in replace::manifests(&upgrade)? {
                 print!("{}", diff::unified(&manifest::path(&component), &old, &new, context_lines));
             }
@@ -144,21 +214,89 @@ pub async fn run(args: UpgradeArgs, rootfs: Option<PathBuf>) -> anyhow::Result<(
     }
 }
 
+/// Which part of an UpgradeConfiguration speaks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Which {
+    Plan,
+    Apply,
+    Node,
+    Diff,
+}
+
+/// The UpgradeConfiguration's part laid under the flags: a flag that differs from its default wins.
+fn lay_under(flags: &mut Common, version: &mut Option<String>, which: Which, config: UpgradeConfiguration) {
+    let (chosen, patches) = match which {
+        Which::Plan => (config.plan.kubernetes_version, None),
+        Which::Apply => (config.apply.kubernetes_version, config.apply.patches.clone()),
+        Which::Diff => (config.diff.kubernetes_version, None),
+        Which::Node => (String::new(), config.node.patches.clone()),
+    };
+    if version.is_none() && !chosen.is_empty() {
+        *version = Some(chosen);
+    }
+    if flags.patches.is_none() {
+        flags.patches = patches.map(|patches| patches.directory.into());
+    }
+    let (renewal, etcd, dry, ignore, skip) = match which {
+        Which::Apply => (
+            config.apply.certificate_renewal,
+            config.apply.etcd_upgrade,
+            config.apply.dry_run,
+            config.apply.ignore_preflight_errors,
+            config.apply.skip_phases,
+        ),
+        Which::Node => (
+            config.node.certificate_renewal,
+            config.node.etcd_upgrade,
+            config.node.dry_run,
+            config.node.ignore_preflight_errors,
+            config.node.skip_phases,
+        ),
+        Which::Plan => (true, config.plan.etcd_upgrade, config.plan.dry_run, config.plan.ignore_preflight_errors, Vec::new()),
+        Which::Diff => (true, true, false, Vec::new(), Vec::new()),
+    };
+    flags.certificate_renewal &= renewal;
+    flags.etcd_upgrade &= etcd;
+    flags.dry_run |= dry;
+    flags.ignore_preflight_errors.extend(ignore);
+    if flags.skip_phases.is_empty() {
+        flags.skip_phases = skip;
+    }
+}
+
 /// What the cluster and this host say, before anything is decided.
-async fn observe(flags: Common, version: Option<String>, rootfs: Option<PathBuf>) -> anyhow::Result<Upgrade> {
+async fn observe(
+    mut flags: Common,
+    mut version: Option<String>,
+    rootfs: Option<PathBuf>,
+    which: Which,
+) -> anyhow::Result<Upgrade> {
     let host = host::observe();
+    let documents = match &flags.config {
+        Some(path) => crate::config::load(path)?,
+        None => crate::config::Documents::default(),
+    };
+    let mut force = false;
+    if let Some(config) = documents.upgrade {
+        force = which == Which::Apply && config.apply.force_upgrade;
+        lay_under(&mut flags, &mut version, which, config);
+    }
     if !host.root && !flags.dry_run {
         bail!("user is not running as root: try sudo");
     }
-    let files = rootfs.map_or_else(Files::host, Files::below);
+    let mut files = rootfs.map_or_else(Files::host, Files::below);
+    after_power_cut(&mut files, flags.dry_run, flags.component_timeout).await?;
     // A worker has no admin.conf: its own credentials may read what is needed.
     let kubeconfig =
         flags.kubeconfig.unwrap_or_else(|| if files.exists(ADMIN) { ADMIN.into() } else { kubelet::KUBECONFIG.into() });
     let api = Api::connect(&kubeconfig, Duration::from_secs(10)).await?;
-    let mut cluster = match &flags.config {
-        Some(path) => crate::config::load(path)?.cluster.context("the configuration file holds no ClusterConfiguration")?,
+    let mut cluster = match documents.cluster {
+        Some(cluster) => cluster,
         None => crate::command::cluster_configuration(&api).await?,
     };
+    if flags.print_config {
+        print!("{}", crate::config::render("ClusterConfiguration", &cluster)?);
+    }
     let current = images::component_version(&cluster.kubernetes_version);
     let bundle = images::bundle_dir(flags.image_bundle.as_deref());
     let target = match version.filter(|version| !version.starts_with("stable")) {
@@ -197,7 +335,34 @@ async fn observe(flags: Common, version: Option<String>, rootfs: Option<PathBuf>
         renew: flags.certificate_renewal,
         etcd: flags.etcd_upgrade,
         timeout: flags.component_timeout,
+        force,
+        yes: false,
+        skip: flags.skip_phases,
     })
+}
+
+/// An upgrade was interrupted, and the control plane is not up: back to what worked, before anything else.
+async fn after_power_cut(files: &mut Files, dry_run: bool, timeout: Duration) -> anyhow::Result<()> {
+    let Some(journal) = replace::Journal::load(files).filter(|_| !dry_run) else { return Ok(()) };
+    say::phase("upgrade", &format!("An upgrade from {} to {} was interrupted", journal.current, journal.target));
+    let started = std::time::Instant::now();
+    while started.elapsed() < timeout {
+        let endpoint = journal.server.trim_start_matches("https://");
+        let answer = crate::https::get(endpoint, "/readyz", &crate::https::Trust::Anybody, None, Duration::from_secs(3)).await;
+        if answer.is_ok_and(|answer| answer.status == 200) {
+            return Ok(());
+        }
+        tokio::time::sleep(crate::node::POLL * 4).await;
+    }
+    say::warning(&format!("the API server has not come up for {timeout:?}: going back to {}", journal.current));
+    go_back(files, &journal, timeout).await
+}
+
+async fn go_back(files: &mut Files, journal: &replace::Journal, timeout: Duration) -> anyhow::Result<()> {
+    let runtime = crate::cri::Runtime::connect(crate::cri::DEFAULT_SOCKET).await?;
+    replace::roll_back(files, &runtime, timeout, journal).await?;
+    say::phase("upgrade/rollback", &format!("The control plane runs {} as before", journal.current));
+    Ok(())
 }
 
 /// The newest of this rkadm's version and the bundle's.
@@ -238,8 +403,11 @@ async fn kubelets(api: &Api) -> anyhow::Result<BTreeMap<String, (String, bool)>>
     Ok(nodes["items"].as_array().into_iter().flatten().filter_map(of).collect())
 }
 
-async fn plan(upgrade: &Upgrade) -> anyhow::Result<String> {
+async fn plan(upgrade: &Upgrade, output: &str) -> anyhow::Result<String> {
     let kubelets = kubelets(&upgrade.api).await?;
+    if output != "text" {
+        return plan_document(upgrade, &kubelets, output);
+    }
     let mut out = format!(
         "[upgrade/versions] Cluster version: {}\n[upgrade/versions] rkadm version: {}\n",
         upgrade.current,
@@ -292,60 +460,44 @@ async fn plan(upgrade: &Upgrade) -> anyhow::Result<String> {
     Ok(out)
 }
 
-async fn apply(upgrade: &mut Upgrade, force: bool, yes: bool) -> anyhow::Result<()> {
+/// `plan -o json|yaml`. Upstream: cmd/kubeadm/app/apis/output, UpgradePlan.
+fn plan_document(upgrade: &Upgrade, kubelets: &BTreeMap<String, (String, bool)>, output: &str) -> anyhow::Result<String> {
+    let component = |name: &str, node: &str, current: &str, new: &str| {
+        let mut entry = serde_json::json!({"name": name, "currentVersion": current, "newVersion": new});
+        if !node.is_empty() {
+            entry["nodeName"] = node.into();
+        }
+        entry
+    };
+    let mut components: Vec<Value> =
+        kubelets.iter().map(|(node, (version, _))| component("kubelet", node, version, &upgrade.target)).collect();
+    for name in ["kube-apiserver", "kube-controller-manager", "kube-scheduler"] {
+        components.push(component(name, upgrade.node.name(), &upgrade.current, &upgrade.target));
+    }
+    for name in ["kube-proxy", "rk-cni", "rk-dns"] {
+        components.push(component(name, "", &upgrade.current, &upgrade.target));
+    }
+    let available = if upgrade.current == upgrade.target {
+        Vec::new()
+    } else {
+        vec![serde_json::json!({"description": "version at hand", "components": components})]
+    };
+    let plan = serde_json::json!({
+        "apiVersion": "output.kubeadm.k8s.io/v1alpha3", "kind": "UpgradePlan", "availableUpgrades": available, "configVersions": [],
+    });
+    match output {
+        "json" => Ok(serde_json::to_string_pretty(&plan)? + "\n"),
+        "yaml" => crate::config::yaml(&plan),
+        other => bail!("--output {other}: text, json or yaml"),
+    }
+}
+
+async fn apply(upgrade: &mut Upgrade, skip: &[String]) -> anyhow::Result<()> {
     let started = std::time::Instant::now();
-    let kubelets = kubelets(&upgrade.api).await?;
-    let mut problems = policy::check(
-        &upgrade.current,
-        &upgrade.target,
-        component::version::current(),
-        kubelets.values().map(|(version, _)| version.as_str()),
-    );
-    let sick: Vec<&str> = kubelets.iter().filter(|(_, (_, ready))| !ready).map(|(name, _)| name.as_str()).collect();
-    if !sick.is_empty() {
-        problems.push(format!("these nodes are not Ready: {} (kubectl describe node says why)", sick.join(", ")));
-    }
-    if local_endpoint(&upgrade.node.files).is_none() {
-        bail!(
-            "this host runs no control plane: run `rkadm upgrade apply` on a control-plane node, and `rkadm upgrade node` here afterwards"
-        );
-    }
-    if !problems.is_empty() {
-        if !force {
-            bail!(
-                "[upgrade/version] the upgrade is not possible:\n  - {}\n--force goes on nevertheless",
-                problems.join("\n  - ")
-            );
-        }
-        problems.iter().for_each(|problem| say::warning(problem));
-    }
-    say::phase("upgrade", &format!("Upgrading the control plane from {} to {}", upgrade.current, upgrade.target));
-    if !yes && !force && !upgrade.node.dry_run {
-        ask()?;
-    }
+    crate::phase::run_all(phases::APPLY, upgrade, skip).await?;
     if upgrade.node.dry_run {
-        for (component, (old, new)) in replace::manifests(upgrade)? {
-            print!("{}", diff::unified(&manifest::path(&component), &old, &new, 3));
-        }
-        println!("[dryrun] Would replace the manifests above one by one, then upload the configuration and apply the add-ons");
         return Ok(());
     }
-    let imported = crate::phase::preflight::bring_images(&mut upgrade.node, true).await?;
-    say::phase("upgrade/prepull", &format!("The images of {} are here ({imported} archives imported)", upgrade.target));
-    replace::control_plane(upgrade).await?;
-    let cluster = upgrade.node.cluster.clone();
-    upgrade.node.apply(&objects::kubeadm_config(&cluster)?).await?;
-    say::phase("upload-config", "The configuration says the new version");
-    kubelet_config(upgrade).await?;
-    let ca = pki::tree::authority_certificate(&upgrade.node.files, &upgrade.node.pki_dir(), "ca")?;
-    let info = objects::cluster_info_kubeconfig(&upgrade.node.server(), ca.to_pem().as_bytes())?;
-    // cluster-info carries signatures that must stay: its rules only.
-    let rules: Vec<Value> = objects::bootstrap_rules(&info).into_iter().filter(|object| object["kind"] != "ConfigMap").collect();
-    upgrade.node.apply(&rules).await?;
-    if !upgrade.node.balanced.is_empty() {
-        upgrade.node.apply(&objects::balancer_rules()).await?;
-    }
-    add_ons(upgrade).await?;
     println!(
         "\n[upgrade] SUCCESS! A control plane node of your cluster was upgraded to \"{}\" {}.\n",
         upgrade.target,
@@ -373,30 +525,52 @@ fn ask() -> anyhow::Result<()> {
 }
 
 /// The control plane of this host, if it has one, then the kubelet's configuration.
-async fn node(upgrade: &mut Upgrade) -> anyhow::Result<()> {
-    let control_plane = local_endpoint(&upgrade.node.files).is_some();
-    if upgrade.node.dry_run {
-        println!(
-            "[dryrun] Would upgrade this {} to {}",
-            if control_plane { "control-plane node" } else { "node" },
-            upgrade.target
-        );
-        return Ok(());
+async fn node(upgrade: &mut Upgrade, skip: &[String]) -> anyhow::Result<()> {
+    crate::phase::run_all(phases::NODE, upgrade, skip).await?;
+    if !upgrade.node.dry_run {
+        println!("[upgrade] The configuration for this node was successfully upgraded!");
+        println!("[upgrade] Now you should go ahead and upgrade the kubelet package using your package manager.");
     }
-    crate::phase::preflight::bring_images(&mut upgrade.node, control_plane).await?;
-    if control_plane {
-        replace::control_plane(upgrade).await?;
-    }
-    kubelet_config(upgrade).await?;
-    println!("[upgrade] The configuration for this node was successfully upgraded!");
-    println!("[upgrade] Now you should go ahead and upgrade the kubelet package using your package manager.");
     Ok(())
 }
 
+/// The kubelet and what else runs beside it, from this rkadm's release. The containers of the node go on.
+async fn upgrade_kubelet(upgrade: &mut Upgrade) -> anyhow::Result<()> {
+    let started = std::time::Instant::now();
+    let own = component::version::current();
+    if version::parse(own).zip(version::parse(&upgrade.current)).is_some_and(|(own, cluster)| own.order() > cluster.order()) {
+        bail!(
+            "the control plane is at {}: run `rkadm upgrade apply {own}` first, a kubelet must not be newer than the API server",
+            upgrade.current
+        );
+    }
+    upgrade.node.start_kubelet().await?;
+    if upgrade.node.dry_run {
+        return Ok(());
+    }
+    upgrade.node.wait_for_kubelet().await?;
+    let path = format!("/api/v1/nodes/{}", upgrade.node.name());
+    loop {
+        let node = upgrade.api.find(&path).await?.context("this node is not in the cluster")?;
+        if node["status"]["nodeInfo"]["kubeletVersion"] == own {
+            say::phase("upgrade/kubelet", &format!("The kubelet of {} runs {own} {}", upgrade.node.name(), say::took(started)));
+            return Ok(());
+        }
+        if started.elapsed() > upgrade.timeout {
+            bail!("the kubelet still reports {}: see its log", node["status"]["nodeInfo"]["kubeletVersion"]);
+        }
+        tokio::time::sleep(crate::node::POLL * 4).await;
+    }
+}
+
 /// config.yaml anew from the cluster's kubelet-config.
-async fn kubelet_config(upgrade: &mut Upgrade) -> anyhow::Result<()> {
+pub(crate) async fn kubelet_config(upgrade: &mut Upgrade) -> anyhow::Result<()> {
     let path = "/api/v1/namespaces/kube-system/configmaps/kubelet-config";
     let map = upgrade.api.get(path).await.map_err(readable).context("cannot get the ConfigMap kubelet-config")?;
+    if upgrade.node.dry_run {
+        println!("[dryrun] Would write {} anew", kubelet::CONFIG);
+        return Ok(());
+    }
     let config: Value = serde_yaml::from_str(map["data"]["kubelet"].as_str().context("kubelet-config holds no configuration")?)?;
     let node = &mut upgrade.node;
     if let Some(old) = node.files.read(kubelet::CONFIG)? {
@@ -413,30 +587,6 @@ async fn kubelet_config(upgrade: &mut Upgrade) -> anyhow::Result<()> {
     node.patch("kubeletconfiguration", &mut config)?;
     node.files.write(kubelet::CONFIG, pki::files::PUBLIC, crate::config::yaml(&config)?)?;
     say::phase("kubelet-config", &format!("{} is written anew", kubelet::CONFIG));
-    Ok(())
-}
-
-async fn add_ons(upgrade: &mut Upgrade) -> anyhow::Result<()> {
-    // The user's own changes to kube-proxy's configuration stay.
-    let known = upgrade.api.find("/api/v1/namespaces/kube-system/configmaps/kube-proxy").await?;
-    let text = known.and_then(|map| map["data"]["config.conf"].as_str().map(str::to_string)).unwrap_or_default();
-    let proxy: Value = serde_yaml::from_str(&text).unwrap_or_default();
-    let server = upgrade.node.addon_server();
-    for addon in addons::ADDONS {
-        if addon.is_disabled(&upgrade.node.cluster) {
-            continue;
-        }
-        // A metrics server that somebody installed stays.
-        if addon.phase == "metrics" {
-            let found = upgrade.api.find("/apis/apiregistration.k8s.io/v1/apiservices/v1beta1.metrics.k8s.io").await?;
-            if found.is_some_and(|service| service["spec"]["service"].is_object()) {
-                continue;
-            }
-        }
-        let objects = addon.objects(&upgrade.node.cluster, &server, &proxy)?;
-        upgrade.node.apply(&objects).await?;
-        say::phase("addons", &format!("Applied essential addon: {}", addon.name));
-    }
     Ok(())
 }
 

@@ -30,6 +30,8 @@ enum CertsCommand {
         /// text, json or yaml
         #[arg(short, long, default_value = "text")]
         output: String,
+        #[command(flatten)]
+        template: super::Template,
     },
     /// Renew certificates for a Kubernetes cluster
     Renew {
@@ -70,7 +72,7 @@ pub async fn run(args: CertsArgs, rootfs: Option<PathBuf>) -> anyhow::Result<()>
             println!("{}", crate::phase::upload_certs::new_key());
             Ok(())
         }
-        CertsCommand::CheckExpiration { place, output } => {
+        CertsCommand::CheckExpiration { place, output, template: _ } => {
             let list = expiration::list(&files, Path::new(KUBERNETES), &place.cert_dir)?;
             print!("{}", render(&list, &output, SystemTime::now())?);
             Ok(())

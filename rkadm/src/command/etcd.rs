@@ -260,9 +260,12 @@ struct Member {
 }
 
 fn member(files: &Files) -> anyhow::Result<Member> {
-    let text = files
-        .read(manifest::path("etcd"))?
-        .context("this host has no /etc/kubernetes/manifests/etcd.yaml: run this on a control-plane node")?;
+    // Held: a restore was cut off before it put the manifests back.
+    let text = match files.read(manifest::path("etcd"))? {
+        Some(text) => Some(text),
+        None => files.read(Path::new(HELD).join("etcd.yaml"))?,
+    };
+    let text = text.context("this host has no /etc/kubernetes/manifests/etcd.yaml: run this on a control-plane node")?;
     let pod: serde_json::Value = serde_yaml::from_slice(&text).context("in /etc/kubernetes/manifests/etcd.yaml")?;
     let container = &pod["spec"]["containers"][0];
     let flag = |name: &str| -> anyhow::Result<String> {
@@ -324,12 +327,15 @@ pub async fn restore(files: &Files, file: &Path, data_dir: Option<PathBuf>, forc
     Ok(())
 }
 
+/// Where manifests are while a restore is at work.
+pub const HELD: &str = "/etc/kubernetes/rk-held";
+
 /// Manifests that are out of the kubelet's sight for a while.
 pub struct Held(Vec<(PathBuf, PathBuf)>);
 
 /// Moves manifests out of the kubelet's directory, so that their pods stop.
 pub fn hold(files: &Files, components: &[&str]) -> anyhow::Result<Held> {
-    let dir = Path::new("/etc/kubernetes/rk-held");
+    let dir = Path::new(HELD);
     std::fs::DirBuilder::new()
         .recursive(true)
         .mode(0o700)
@@ -356,7 +362,7 @@ impl Held {
         for (from, to) in self.0.into_iter().rev() {
             std::fs::rename(&to, &from).with_context(|| format!("cannot put {} back from {}", from.display(), to.display()))?;
         }
-        let _ = std::fs::remove_dir("/etc/kubernetes/rk-held");
+        let _ = std::fs::remove_dir(HELD);
         Ok(())
     }
 }

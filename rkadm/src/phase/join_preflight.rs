@@ -7,12 +7,13 @@ use anyhow::bail;
 use super::preflight::{bring_images, control_plane_facts, node_facts};
 use crate::host::port_in_use;
 use crate::join::Join;
-use crate::{kubelet, preflight, say, supervise};
+use crate::{kubelet, preflight, say, supervise, unfinished};
 
 pub async fn run(join: &mut Join) -> anyhow::Result<()> {
     let started = Instant::now();
     let node = &join.node;
-    let joined = node.files.exists(kubelet::KUBECONFIG);
+    let again = unfinished::is(&node.files, "join");
+    let joined = node.files.exists(kubelet::KUBECONFIG) && !again;
     if !joined && !node.dry_run && !node.host.systemd && supervise::daemon("kubelet").is_some() {
         // The kubelet of a try that failed: not a node yet, so nothing is lost.
         supervise::stop("kubelet")?;
@@ -28,12 +29,21 @@ pub async fn run(join: &mut Join) -> anyhow::Result<()> {
         facts.occupied.insert(0, kubelet::KUBECONFIG.into());
     }
     preflight::prepare(&mut facts, node.dry_run);
+    if again {
+        say::phase("preflight", "An earlier `rkadm join` was cut off on this host: going on with it");
+        (facts.occupied, facts.ports_in_use) = Default::default();
+    }
     preflight::judge(preflight::check(&facts), &join.node.ignore)?;
     join.learn().await?;
-    check_name(join).await?;
+    if !again {
+        check_name(join).await?;
+    }
     check_control_plane(join)?;
     if join.node.dry_run {
         return Ok(());
+    }
+    if join.whole {
+        unfinished::begin(&mut join.node.files, "join")?;
     }
     let imported = bring_images(&mut join.node, join.join.control_plane.is_some()).await?;
     let images = if imported == 0 { String::new() } else { format!(", imported {imported} image archives") };

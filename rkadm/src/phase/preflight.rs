@@ -5,7 +5,7 @@ use std::time::Instant;
 use crate::host::{find_own, find_program, port_in_use};
 use crate::init::Init;
 use crate::node::Node;
-use crate::{cri, images, manifest, preflight, runtime, say};
+use crate::{cri, images, manifest, preflight, runtime, say, unfinished};
 
 /// Ports of a control-plane node besides the API server's.
 const CONTROL_PLANE_PORTS: [u16; 3] = [10259, 10257, 10250];
@@ -15,7 +15,17 @@ pub async fn run(init: &mut Init) -> anyhow::Result<()> {
     let started = Instant::now();
     let mut facts = control_plane_facts(&init.node, init.node.files.is_dry());
     preflight::prepare(&mut facts, init.node.dry_run);
+    if unfinished::is(&init.node.files, "init") {
+        say::phase("preflight", "An earlier `rkadm init` was cut off on this host: going on with it");
+        (facts.occupied, facts.ports_in_use) = Default::default();
+        if !init.node.dry_run {
+            unfinished::forget_lone_keys(&init.node.files, &init.node.pki_dir())?;
+        }
+    }
     preflight::judge(preflight::check(&facts), &init.node.ignore)?;
+    if !init.alone {
+        unfinished::begin(&mut init.node.files, "init")?;
+    }
     if init.node.dry_run {
         say::phase("preflight", "Would import these images where they are missing:");
         init.node.images.control_plane().iter().for_each(|image| println!("\t{image}"));
