@@ -8,11 +8,12 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail, ensure};
 use api::lister::Lister;
-use auth::authn::Authenticator;
+use auth::authn::anonymous::Anonymous;
 use auth::authn::request_header::RequestHeader;
 use auth::authn::service_account::ServiceAccounts;
 use auth::authn::token_file::TokenFile;
 use auth::authn::x509::Bundle;
+use auth::authn::{Authenticator, oidc};
 use auth::authz::Mode;
 use auth::token::issue::Issuer;
 use auth::token::key::{KeySet, SigningKey};
@@ -68,7 +69,8 @@ pub struct Config {
     request_header: Option<(PathBuf, [Vec<String>; 5])>,
     token_file: Option<PathBuf>,
     bootstrap_tokens: bool,
-    anonymous: bool,
+    anonymous: Anonymous,
+    oidc: Vec<oidc::Issuer>,
     api_audiences: Vec<String>,
     service_account_keys: Vec<PathBuf>,
     service_account_signing_key: Option<PathBuf>,
@@ -159,12 +161,12 @@ impl TryFrom<Options> for Config {
             etcd_count_metric_poll_period: _,
             etcd_db_metric_poll_interval: _,
             storage_backend,
-            storage_media_type: _,
+            storage_media_type,
             watch_cache,
             watch_cache_sizes: _,
             lease_reuse_duration_seconds: _,
             delete_collection_workers: _,
-            enable_garbage_collector: _,
+            enable_garbage_collector,
             event_ttl,
             encryption_provider_config,
             encryption_provider_config_automatic_reload,
@@ -185,6 +187,16 @@ impl TryFrom<Options> for Config {
             token_auth_file,
             enable_bootstrap_token_auth,
             anonymous_auth,
+            authentication_config,
+            oidc_ca_file,
+            oidc_client_id,
+            oidc_groups_claim,
+            oidc_groups_prefix,
+            oidc_issuer_url,
+            oidc_required_claim,
+            oidc_signing_algs,
+            oidc_username_claim,
+            oidc_username_prefix,
             api_audiences,
             requestheader_client_ca_file,
             requestheader_allowed_names,
@@ -199,6 +211,7 @@ impl TryFrom<Options> for Config {
             service_account_lookup,
             service_account_extend_token_expiration,
             service_account_max_token_expiration,
+            authorization_config,
             authorization_mode,
             enable_admission_plugins,
             disable_admission_plugins,
@@ -231,6 +244,11 @@ impl TryFrom<Options> for Config {
         ensure!(!etcd_servers.is_empty(), "--etcd-servers must be specified");
         ensure!(matches!(storage_backend.as_str(), "" | "etcd3"), "--storage-backend invalid, allowed values: etcd3");
         ensure!(watch_cache, "--watch-cache=false is not yet supported by rk");
+        ensure!(enable_garbage_collector, "--enable-garbage-collector=false is not yet supported by rk");
+        ensure!(
+            matches!(storage_media_type.as_str(), "application/json" | "application/vnd.kubernetes.protobuf"),
+            "--storage-media-type {storage_media_type:?} is not yet supported by rk"
+        );
         ensure!((0.0..=0.02).contains(&goaway_chance), "--goaway-chance can not be less than 0 or greater than 0.02");
         let tls_settings =
             tls_flags::Settings::new(&tls_cipher_suites, tls_min_version.as_deref(), &tls_curve_preferences, &tls_sni_cert_key)
@@ -275,9 +293,39 @@ impl TryFrom<Options> for Config {
             None if !bind_address.is_unspecified() => bind_address,
             None => own_address(),
         };
-        let modes = if authorization_mode.is_empty() { vec!["AlwaysAllow".to_owned()] } else { authorization_mode };
-        let authorization_modes =
-            modes.iter().map(|mode| mode.parse()).collect::<Result<Vec<_>, String>>().map_err(anyhow::Error::msg)?;
+        let authorization_modes = match authorization_config {
+            Some(file) => {
+                ensure!(
+                    authorization_mode.is_empty(),
+                    "--authorization-config can not be specified when --authorization-mode or --authorization-webhook-* flags are defined"
+                );
+                let text = String::from_utf8_lossy(&read(&file)?).into_owned();
+                auth::authz::config::parse(&text).map_err(anyhow::Error::msg).context("--authorization-config")?
+            }
+            None => {
+                let modes = if authorization_mode.is_empty() { vec!["AlwaysAllow".to_owned()] } else { authorization_mode };
+                modes.iter().map(|mode| mode.parse()).collect::<Result<Vec<_>, String>>().map_err(anyhow::Error::msg)?
+            }
+        };
+        let flags = OidcFlags {
+            ca: oidc_ca_file.as_ref().map(read).transpose()?,
+            client_id: oidc_client_id,
+            groups_claim: oidc_groups_claim,
+            groups_prefix: oidc_groups_prefix,
+            url: oidc_issuer_url,
+            required: oidc_required_claim,
+            algorithms: oidc_signing_algs,
+            username_claim: oidc_username_claim,
+            username_prefix: oidc_username_prefix,
+        };
+        let (mut anonymous, mut oidc) = (Anonymous { enabled: anonymous_auth, paths: Vec::new() }, flags.issuer()?);
+        if let Some(file) = authentication_config {
+            ensure!(oidc.is_empty(), "authentication-config file and oidc-* flags are mutually exclusive");
+            let text = String::from_utf8_lossy(&read(&file)?).into_owned();
+            let structured = auth::authn::config::parse(&text).map_err(anyhow::Error::msg).context("--authentication-config")?;
+            oidc = structured.issuers;
+            anonymous = structured.anonymous.unwrap_or(anonymous);
+        }
         let (low, high) = service_node_port_range
             .split_once('-')
             .and_then(|(low, high)| Some((low.trim().parse().ok()?, high.trim().parse().ok()?)))
@@ -346,7 +394,8 @@ impl TryFrom<Options> for Config {
             }),
             token_file: token_auth_file,
             bootstrap_tokens: enable_bootstrap_token_auth,
-            anonymous: anonymous_auth,
+            anonymous,
+            oidc,
             api_audiences,
             service_account_keys: if service_account_key_file.is_empty() {
                 service_account_signing_key_file.iter().cloned().collect()
@@ -380,6 +429,53 @@ impl TryFrom<Options> for Config {
             reconcile_endpoints: endpoint_reconciler_type != "none" && !advertise_address.is_loopback(),
             kubernetes_node_port: kubernetes_service_node_port,
         })
+    }
+}
+
+/// The `--oidc-*` flags.
+struct OidcFlags {
+    ca: Option<Vec<u8>>,
+    client_id: Option<String>,
+    groups_claim: Option<String>,
+    groups_prefix: String,
+    url: Option<String>,
+    required: Vec<String>,
+    algorithms: Vec<String>,
+    username_claim: String,
+    username_prefix: String,
+}
+
+impl OidcFlags {
+    /// The issuer that they describe, if any.
+    fn issuer(self) -> anyhow::Result<Vec<oidc::Issuer>> {
+        ensure!(
+            self.url.is_some() == self.client_id.is_some(),
+            "oidc-issuer-url and oidc-client-id must be specified together when any oidc-* flags are set"
+        );
+        let (Some(url), Some(client_id)) = (self.url, self.client_id) else { return Ok(Vec::new()) };
+        auth::authn::config::check_url(&url).map_err(anyhow::Error::msg).context("--oidc-issuer-url")?;
+        let prefix = match self.username_prefix.as_str() {
+            "-" => String::new(),
+            // Names of an issuer do not mix with others', unless they are addresses.
+            "" if self.username_claim != "email" => format!("{url}#"),
+            given => given.to_owned(),
+        };
+        let algorithm = |text: &String| {
+            let known = text.parse().ok().filter(|_| !text.starts_with("HS"));
+            known.with_context(|| format!("--oidc-signing-algs: {text:?} is not supported"))
+        };
+        let required = self.required.join(",");
+        Ok(vec![oidc::Issuer {
+            url,
+            discovery_url: None,
+            ca: self.ca,
+            audiences: vec![client_id],
+            username: oidc::Claim { name: self.username_claim, prefix },
+            groups: self.groups_claim.map(|name| oidc::Claim { name, prefix: self.groups_prefix }),
+            uid: None,
+            required: component::flags::parse_map(&required).map_err(anyhow::Error::msg).context("--oidc-required-claim")?,
+            algorithms: self.algorithms.iter().map(algorithm).collect::<anyhow::Result<_>>()?,
+        }])
     }
 }
 
@@ -474,7 +570,11 @@ impl Config {
             token_file: self.token_file.as_deref().map(TokenFile::load).transpose().map_err(message)?,
             service_accounts,
             bootstrap_tokens: self.bootstrap_tokens,
-            anonymous: self.anonymous && !self.authorization_modes.contains(&Mode::AlwaysAllow),
+            oidc: self.oidc.iter().cloned().map(oidc::Oidc::new).collect(),
+            anonymous: Anonymous {
+                enabled: self.anonymous.enabled && !self.authorization_modes.contains(&Mode::AlwaysAllow),
+                paths: self.anonymous.paths.clone(),
+            },
             api_audiences: self.api_audiences.clone(),
             lister,
         })

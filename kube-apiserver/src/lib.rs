@@ -22,6 +22,7 @@ pub mod kubelet_client;
 pub mod metadata;
 pub mod metrics;
 pub mod negotiate;
+pub mod oidc;
 pub mod options;
 pub mod reply;
 pub mod request_info;

@@ -196,6 +196,36 @@ pub struct Options {
     /// Whether requests without credentials are served as `system:anonymous`.
     #[arg(long, default_value_t = true, num_args = 0..=1, require_equals = true, default_missing_value = "true", action = clap::ArgAction::Set)]
     pub anonymous_auth: bool,
+    /// Issuers of JWTs and anonymous requests, as an AuthenticationConfiguration.
+    #[arg(long)]
+    pub authentication_config: Option<PathBuf>,
+    /// Authorities of the OpenID issuer's certificate.
+    #[arg(long)]
+    pub oidc_ca_file: Option<PathBuf>,
+    /// For whom its tokens must be.
+    #[arg(long)]
+    pub oidc_client_id: Option<String>,
+    /// The claim with groups.
+    #[arg(long)]
+    pub oidc_groups_claim: Option<String>,
+    /// What is put before groups.
+    #[arg(long, default_value = "")]
+    pub oidc_groups_prefix: String,
+    /// The OpenID issuer.
+    #[arg(long)]
+    pub oidc_issuer_url: Option<String>,
+    /// `key=value` that tokens must have.
+    #[arg(long, value_delimiter = ',')]
+    pub oidc_required_claim: Vec<String>,
+    /// How tokens may be signed.
+    #[arg(long, value_delimiter = ',', default_value = "RS256")]
+    pub oidc_signing_algs: Vec<String>,
+    /// The claim with the user's name.
+    #[arg(long, default_value = "sub")]
+    pub oidc_username_claim: String,
+    /// What is put before it; `-` for nothing.
+    #[arg(long, default_value = "")]
+    pub oidc_username_prefix: String,
     /// Audiences of the API.
     #[arg(long, value_delimiter = ',')]
     pub api_audiences: Vec<String>,
@@ -239,6 +269,9 @@ pub struct Options {
     #[arg(long, default_value = "0s", value_parser = duration)]
     pub service_account_max_token_expiration: Duration,
 
+    /// Authorizers in order, as an AuthorizationConfiguration.
+    #[arg(long)]
+    pub authorization_config: Option<PathBuf>,
     /// Authorizers in order.
     #[arg(long, value_delimiter = ',')]
     pub authorization_mode: Vec<String>,
@@ -353,11 +386,9 @@ pub const NOT_YET: &[&str] = &[
     "audit-webhook-truncate-max-batch-size",
     "audit-webhook-truncate-max-event-size",
     "audit-webhook-version",
-    "authentication-config",
     "authentication-token-webhook-cache-ttl",
     "authentication-token-webhook-config-file",
     "authentication-token-webhook-version",
-    "authorization-config",
     "authorization-policy-file",
     "authorization-webhook-cache-authorized-ttl",
     "authorization-webhook-cache-unauthorized-ttl",
@@ -380,15 +411,6 @@ pub const NOT_YET: &[&str] = &[
     "log-text-split-stream",
     "max-connection-bytes-per-sec",
     "min-compatibility-version",
-    "oidc-ca-file",
-    "oidc-client-id",
-    "oidc-groups-claim",
-    "oidc-groups-prefix",
-    "oidc-issuer-url",
-    "oidc-required-claim",
-    "oidc-signing-algs",
-    "oidc-username-claim",
-    "oidc-username-prefix",
     "peer-advertise-ip",
     "peer-advertise-port",
     "peer-ca-file",
@@ -411,8 +433,6 @@ const AS_IT_IS: &[(&str, &str)] = &[
     ("audit-webhook-version", "audit.k8s.io/v1"),
     ("authentication-token-webhook-version", "v1beta1"),
     ("authorization-webhook-version", "v1beta1"),
-    ("oidc-signing-algs", "RS256"),
-    ("oidc-username-claim", "sub"),
     ("storage-initialization-timeout", "1m0s"),
 ];
 
@@ -493,7 +513,7 @@ mod tests {
 
     #[test]
     fn what_is_not_done_is_refused_by_name() {
-        for flag in ["--audit-webhook-config-file=/x", "--oidc-issuer-url", "--authorization_config=/x"] {
+        for flag in ["--audit-webhook-config-file=/x", "--authorization-policy-file", "--egress_selector_config_file=/x"] {
             assert!(matches!(run(&[flag]), Err(Refused::NotYet(_))), "{flag}");
         }
         assert!(run(&["--contention-profiling=false", "--aggregator-reject-forwarding-redirect=true"]).is_ok());

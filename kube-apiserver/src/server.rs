@@ -159,6 +159,9 @@ pub async fn start(config: Config, tasks: &Tasks) -> anyhow::Result<Running> {
     }
     let followed = encryption.filter(|_| server.config.etcd.encryption.as_ref().is_some_and(|(_, follow)| *follow));
     tasks.spawn("reload", reload(server.clone(), followed));
+    for oidc in &server.authenticator.oidc {
+        tasks.spawn("oidc", crate::oidc::run(oidc.clone()));
+    }
     tasks.spawn("health", crate::health::watch_etcd(server.clone()));
     tasks.spawn("node-authorizer", bootstrap::feed_node_authorizer(server.clone()));
     tasks.spawn("bootstrap", bootstrap::run(server.clone()));

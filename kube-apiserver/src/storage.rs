@@ -21,7 +21,7 @@ use crate::metrics;
 use encryption::Encryption;
 
 /// How to reach etcd.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct EtcdConfig {
     /// `--etcd-servers`.
     pub servers: Vec<String>,

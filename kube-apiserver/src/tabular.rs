@@ -149,9 +149,12 @@ mod tests {
     use super::*;
     use crate::table::Table;
 
-    #[test]
-    fn a_kept_row_is_the_row_at_any_time() {
-        let table = Table::new(registry::table(), |_| None);
+    #[tokio::test]
+    async fn a_kept_row_is_the_row_at_any_time() {
+        // Nothing is sent to etcd by this.
+        let etcd = crate::storage::EtcdConfig { servers: vec!["http://127.0.0.1:1".into()], ..Default::default() };
+        let storage = crate::storage::Storage::connect(&etcd).await.unwrap();
+        let table = Table::new(registry::table(), &crate::cache::Caches::new(storage, [], Vec::new()));
         let pod = br#"{"apiVersion":"v1","kind":"Pod","metadata":{"creationTimestamp":"2026-01-01T00:00:00Z","name":"p"},"spec":{"containers":[{"name":"c","image":"i"}]},"status":{"phase":"Running","podIP":"10.0.0.1"}}"#;
         let served = table.get("", "v1", "pods").unwrap();
         let entry = Entry::new("n/p", true, pod, 7, &crate::cache::extract::Extract::none()).unwrap();

@@ -264,3 +264,73 @@ async fn tls_is_as_the_flags_say() {
     let address = versions["serverAddressByClientCIDRs"][0]["serverAddress"].as_str().unwrap();
     assert!(address.starts_with("api.example.com:"), "{address}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn tokens_of_an_openid_issuer_are_believed() {
+    let etcd = Etcd::start();
+    let dir = etcd.dir.path();
+    let run = |script: &str| {
+        assert!(std::process::Command::new("sh").arg("-c").arg(script).current_dir(dir).output().unwrap().status.success())
+    };
+    run(
+        "openssl req -x509 -newkey rsa:2048 -nodes -keyout tls.key -out tls.crt -days 2 -subj /CN=issuer -addext 'subjectAltName=IP:127.0.0.1' -addext basicConstraints=critical,CA:FALSE",
+    );
+    // Another API server is the issuer: it publishes its keys, and makes tokens for any audience.
+    let port = fixture::free_port();
+    let url = format!("https://127.0.0.1:{port}");
+    let file = |name: &str| dir.join(name).display().to_string();
+    let flags = [
+        format!("--secure-port={port}"),
+        format!("--tls-cert-file={}", file("tls.crt")),
+        format!("--tls-private-key-file={}", file("tls.key")),
+        format!("--service-account-issuer={url}"),
+    ];
+    let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
+    let issuer = Api::start_without(&etcd, &flags, "--service-account-issuer").await;
+    let binding = json!({
+        "metadata": {"name": "open"}, "subjects": [{"kind": "Group", "name": "system:unauthenticated", "apiGroup": "rbac.authorization.k8s.io"}],
+        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "system:service-account-issuer-discovery"},
+    });
+    issuer.post("/apis/rbac.authorization.k8s.io/v1/clusterrolebindings", &binding).await;
+    let accounts = "/api/v1/namespaces/default/serviceaccounts";
+    issuer.post(accounts, &json!({"metadata": {"name": "robot"}})).await;
+    let token = async |audience: &str| {
+        let request =
+            json!({"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": {"audiences": [audience]}});
+        let (code, made) = issuer.post(&format!("{accounts}/robot/token"), &request).await;
+        assert_eq!(code, 201, "{made}");
+        made["status"]["token"].as_str().unwrap().to_owned()
+    };
+    let (good, other) = (token("our-cluster").await, token("elsewhere").await);
+    let ask = async |api: &Api, token: &str| {
+        let review = json!({"apiVersion": "authentication.k8s.io/v1", "kind": "TokenReview", "spec": {"token": token}});
+        api.post("/apis/authentication.k8s.io/v1/tokenreviews", &review).await.1["status"].clone()
+    };
+    let etcd = Etcd::start();
+    let (ca, url_flag) = (format!("--oidc-ca-file={}", file("tls.crt")), format!("--oidc-issuer-url={url}"));
+    let api = Api::start(&etcd, &[&ca, &url_flag, "--oidc-client-id=our-cluster"]).await;
+    api.until("the issuer's keys", || async { ask(&api, &good).await["authenticated"] == true }).await;
+    let status = ask(&api, &good).await;
+    assert_eq!(status["user"]["username"], format!("{url}#system:serviceaccount:default:robot"));
+    let status = ask(&api, &other).await;
+    assert!(status["authenticated"] != true && status["error"].as_str().unwrap().contains("expected audience"), "{status}");
+    let broken = format!("{}x", &good[..good.len() - 4]);
+    assert!(ask(&api, &broken).await["error"].as_str().unwrap().contains("signature"));
+    api.stop();
+    // The same by files, which also say where nobody needs to be known.
+    let pem = std::fs::read_to_string(dir.join("tls.crt")).unwrap().replace('\n', "\n      ");
+    let text = format!(
+        "apiVersion: apiserver.config.k8s.io/v1\nkind: AuthenticationConfiguration\njwt:\n- issuer:\n    url: {url}\n    audiences: [our-cluster]\n    certificateAuthority: |\n      {pem}\n  claimMappings:\n    username: {{claim: sub, prefix: 'oidc:'}}\nanonymous:\n  enabled: true\n  conditions: [{{path: /livez}}]\n"
+    );
+    std::fs::write(dir.join("authn.yaml"), text).unwrap();
+    let order = "apiVersion: apiserver.config.k8s.io/v1\nkind: AuthorizationConfiguration\nauthorizers: [{type: Node, name: node}, {type: RBAC, name: rbac}]\n";
+    std::fs::write(dir.join("authz.yaml"), order).unwrap();
+    let (authn, authz) =
+        (format!("--authentication-config={}", file("authn.yaml")), format!("--authorization-config={}", file("authz.yaml")));
+    assert!(Api::try_start(&etcd, &[&authz]).await.is_err(), "not beside --authorization-mode");
+    let api = Api::start_without(&etcd, &[&authn, &authz], "--authorization-mode").await;
+    api.until("the issuer's keys", || async { ask(&api, &good).await["authenticated"] == true }).await;
+    assert_eq!(ask(&api, &good).await["user"]["username"], "oidc:system:serviceaccount:default:robot");
+    let code = async |path: &str| api.send("GET", path, &[("authorization", "")], "").await.status().as_u16();
+    assert_eq!((code("/livez").await, code("/readyz").await, code("/api").await), (200, 401, 401));
+}

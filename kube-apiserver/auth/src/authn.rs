@@ -7,6 +7,8 @@
 
 pub mod anonymous;
 pub mod bootstrap_token;
+pub mod config;
+pub mod oidc;
 pub mod request_header;
 pub mod service_account;
 pub mod token_file;
@@ -59,8 +61,10 @@ pub struct Authenticator {
     pub service_accounts: Option<service_account::ServiceAccounts>,
     /// `--enable-bootstrap-token-auth`.
     pub bootstrap_tokens: bool,
-    /// `--anonymous-auth`.
-    pub anonymous: bool,
+    /// `--oidc-*`, or the issuers of `--authentication-config`.
+    pub oidc: Vec<Arc<oidc::Oidc>>,
+    /// `--anonymous-auth`, or what `--authentication-config` says.
+    pub anonymous: anonymous::Anonymous,
     /// `--api-audiences`; the issuer where not given.
     pub api_audiences: Vec<String>,
     /// The cluster, for service accounts and bootstrap tokens.
@@ -88,7 +92,7 @@ impl Authenticator {
         match found {
             Some(identity) => Ok(with_authenticated_group(identity)),
             // A bad credential is an error, never anonymous.
-            None if errors.is_empty() => anonymous::authenticate(self.anonymous, path).ok_or_else(|| "no credentials".to_owned()),
+            None if errors.is_empty() => self.anonymous.authenticate(path).ok_or_else(|| "no credentials".to_owned()),
             None => Err(aggregate(&errors)),
         }
     }
@@ -97,7 +101,7 @@ impl Authenticator {
     pub fn authenticate_token(&self, token: &str, audiences: &[String], now: Timestamp) -> Answer {
         let wanted = if audiences.is_empty() { &self.api_audiences } else { audiences };
         let mut errors = Vec::new();
-        let answers: [&dyn Fn() -> Answer; 3] = [
+        let answers: [&dyn Fn() -> Answer; 4] = [
             &|| Ok(self.token_file.as_ref().and_then(|file| file.authenticate(token))),
             &|| match &self.service_accounts {
                 Some(accounts) => accounts.authenticate(token, wanted, &self.api_audiences, self.lister.as_ref(), now),
@@ -106,6 +110,7 @@ impl Authenticator {
             &|| {
                 if self.bootstrap_tokens { bootstrap_token::authenticate(token, self.lister.as_ref(), now) } else { Ok(None) }
             },
+            &|| self.oidc.iter().map(|oidc| oidc.authenticate(token, now)).find(|answer| *answer != Ok(None)).unwrap_or(Ok(None)),
         ];
         for answer in answers {
             match answer() {

@@ -2,6 +2,7 @@
 //!
 //! Upstream: apiserver/pkg/authorization, pkg/kubeapiserver/authorizer
 
+pub mod config;
 pub mod escalation;
 pub mod node;
 pub mod rbac;

@@ -55,7 +55,8 @@ fn authenticator(cluster: Arc<Cluster>) -> Authenticator {
         token_file: None,
         service_accounts: None,
         bootstrap_tokens: true,
-        anonymous: true,
+        oidc: Vec::new(),
+        anonymous: anonymous::Anonymous { enabled: true, paths: Vec::new() },
         api_audiences: vec!["https://issuer".to_owned()],
         lister: cluster,
     }
