@@ -45,6 +45,19 @@ pub fn is_namespace_terminating(error: &Error) -> bool {
     causes.iter().any(|cause| cause.reason == "NamespaceTerminating")
 }
 
+/// Nobody knows whether the write took effect: the answer was lost, or the server itself waited in vain for one.
+pub fn is_uncertain(error: &Error) -> bool {
+    match error {
+        Error::Api(status) => {
+            status.code == 504
+                || matches!(status.reason.as_str(), "Timeout" | "ServerTimeout")
+                || status.message.contains("etcdserver: request timed out")
+        }
+        Error::Service(_) | Error::HyperError(_) | Error::ReadEvents(_) => true,
+        _ => false,
+    }
+}
+
 /// What the user is told: the server's own sentence where there is one.
 pub fn message(error: &Error) -> String {
     match status(error) {

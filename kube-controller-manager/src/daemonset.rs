@@ -226,7 +226,7 @@ impl Controller {
                 match made {
                     Ok(_) => Ok(()),
                     Err(error) => {
-                        self.expectations.creation_observed(key);
+                        self.expectations.creation_failed(key, &error);
                         if api_error::is_namespace_terminating(&error) { Ok(()) } else { Err(error) }
                     }
                 }

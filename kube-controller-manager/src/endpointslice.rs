@@ -3,6 +3,7 @@
 //! Upstream: pkg/controller/endpointslice
 
 pub mod plan;
+pub mod topology;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -113,8 +114,14 @@ impl Controller {
             Change::Added(node) => zone(node).is_some(),
             Change::Deleted(_) => false,
         };
-        if changed {
-            self.services.list().iter().for_each(|service| self.queue.add(Key::of(service.as_ref())));
+        let shifts = match change {
+            Change::Updated(old, new) => topology::view(old) != topology::view(new),
+            _ => true,
+        };
+        if changed || shifts {
+            let services = self.services.list();
+            let concerned = services.iter().filter(|service| changed || topology::is_wanted(service));
+            concerned.for_each(|service| self.queue.add(Key::of(service.as_ref())));
         }
     }
 
@@ -137,7 +144,14 @@ impl Controller {
         pods.retain(|pod| service_pods::selects(&service, pod));
         let node = |name: &str| self.nodes.get(&Key::cluster(name));
         let max = usize::try_from(self.ctx.config.options.max_endpoints_per_slice).unwrap_or(100).max(1);
-        let plan = plan::plan(&Observed { service: &service, pods: &pods, node: &node, slices: &slices, max_per_slice: max });
+        let shares = topology::is_wanted(&service).then(|| topology::shares(&self.nodes.list()));
+        let shares = shares.as_ref();
+        let mut plan =
+            plan::plan(&Observed { service: &service, pods: &pods, node: &node, slices: &slices, max_per_slice: max, shares });
+        let about = service.object_ref(&());
+        for (warning, reason, message) in std::mem::take(&mut plan.events) {
+            if warning { self.ctx.warning(&about, reason, message) } else { self.ctx.normal(&about, reason, message) }
+        }
         if let Err(error) = self.apply(key, plan).await {
             if api_error::is_namespace_terminating(&error) {
                 return Ok(Requeue::No);

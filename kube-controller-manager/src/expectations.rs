@@ -9,10 +9,15 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
+use crate::api_error;
 use crate::key::Key;
 
 /// After this long a lost event is assumed and the controller acts again. Upstream: ExpectationsTimeout.
 const TIMEOUT: Duration = Duration::from_secs(5 * 60);
+
+/// A creation whose answer was lost is waited for this long: the watch of one that took effect is seldom later, and if it did not,
+/// the controller should not sit still for [`TIMEOUT`].
+const UNCERTAIN: Duration = Duration::from_secs(20);
 
 /// Outstanding creations (counted) and deletions (by uid) per key.
 #[derive(Default)]
@@ -23,19 +28,20 @@ pub struct Expectations {
 struct Record {
     creations: i64,
     deletions: HashSet<String>,
-    since: Instant,
+    /// Then a lost event is assumed.
+    until: Instant,
 }
 
 impl Expectations {
     /// Whether everything asked for was seen (or so long ago that waiting is pointless).
     pub fn satisfied(&self, key: &Key) -> bool {
-        self.records.lock().get(key).is_none_or(|r| (r.creations <= 0 && r.deletions.is_empty()) || r.since.elapsed() > TIMEOUT)
+        self.records.lock().get(key).is_none_or(|r| (r.creations <= 0 && r.deletions.is_empty()) || Instant::now() > r.until)
     }
 
     /// Starts a round: `count` creations are about to be sent. Call before sending.
     pub fn expect_creations(&self, key: &Key, count: usize) {
         let creations = i64::try_from(count).unwrap_or(i64::MAX);
-        self.records.lock().insert(key.clone(), Record { creations, deletions: HashSet::new(), since: Instant::now() });
+        self.records.lock().insert(key.clone(), Record { creations, deletions: HashSet::new(), until: Instant::now() + TIMEOUT });
     }
 
     /// Starts a round: the objects with these uids are about to be deleted. Call before sending.
@@ -48,7 +54,7 @@ impl Expectations {
         let record = Record {
             creations: i64::try_from(creations).unwrap_or(i64::MAX),
             deletions: uids.into_iter().collect(),
-            since: Instant::now(),
+            until: Instant::now() + TIMEOUT,
         };
         self.records.lock().insert(key.clone(), record);
     }
@@ -57,6 +63,16 @@ impl Expectations {
     pub fn creation_observed(&self, key: &Key) {
         if let Some(record) = self.records.lock().get_mut(key) {
             record.creations -= 1;
+        }
+    }
+
+    /// A creation failed: it is not expected any more, unless it may have taken effect all the same.
+    pub fn creation_failed(&self, key: &Key, error: &kube::Error) {
+        if !api_error::is_uncertain(error) {
+            return self.creation_observed(key);
+        }
+        if let Some(record) = self.records.lock().get_mut(key) {
+            record.until = record.until.min(Instant::now() + UNCERTAIN);
         }
     }
 
@@ -90,6 +106,23 @@ mod tests {
         expectations.deletion_observed(&key, "other");
         assert!(!expectations.satisfied(&key));
         tokio::time::advance(TIMEOUT + Duration::from_secs(1)).await;
+        assert!(expectations.satisfied(&key));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_creation_whose_answer_was_lost_is_waited_for_a_while() {
+        let (expectations, key) = (Expectations::default(), Key::new("d", "a"));
+        let status = |code: u16, reason: &str| {
+            let status = serde_json::json!({"status": "Failure", "message": "", "reason": reason, "code": code});
+            kube::Error::Api(Box::new(serde_json::from_value(status).unwrap()))
+        };
+        expectations.expect_creations(&key, 1);
+        expectations.creation_failed(&key, &status(403, "Forbidden"));
+        assert!(expectations.satisfied(&key));
+        expectations.expect_creations(&key, 1);
+        expectations.creation_failed(&key, &status(504, "Timeout"));
+        assert!(!expectations.satisfied(&key));
+        tokio::time::advance(UNCERTAIN + Duration::from_secs(1)).await;
         assert!(expectations.satisfied(&key));
     }
 }

@@ -274,7 +274,7 @@ impl Controller {
                 match pod_control::create_pod(&self.ctx, &pod, &key.namespace, about).await {
                     Ok(_) => Ok(()),
                     Err(error) => {
-                        self.expectations.creation_observed(key);
+                        self.expectations.creation_failed(key, &error);
                         if api_error::is_namespace_terminating(&error) { Ok(()) } else { Err(error) }
                     }
                 }

@@ -304,7 +304,7 @@ impl<F: Flavor> Controller<F> {
                     match pod_control::create(&self.ctx, &template, &key.namespace, &owner, parent).await {
                         Ok(_) => Ok(()),
                         Err(error) => {
-                            self.expectations.creation_observed(key);
+                            self.expectations.creation_failed(key, &error);
                             if api_error::is_namespace_terminating(&error) { Ok(()) } else { Err(error) }
                         }
                     }

@@ -12,6 +12,7 @@ use k8s_openapi::api::discovery::v1::{
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::ResourceExt;
 
+use super::topology;
 use crate::{owner, pods, service_pods};
 
 pub const SERVICE_NAME: &str = "kubernetes.io/service-name";
@@ -24,6 +25,8 @@ pub struct Plan {
     pub create: Vec<EndpointSlice>,
     pub update: Vec<EndpointSlice>,
     pub delete: Vec<String>,
+    /// Events on the Service: whether a warning, reason, message.
+    pub events: Vec<(bool, &'static str, String)>,
 }
 
 pub struct Observed<'a> {
@@ -33,6 +36,8 @@ pub struct Observed<'a> {
     /// The slices of this Service that we manage.
     pub slices: &'a [Arc<EndpointSlice>],
     pub max_per_slice: usize,
+    /// The zones' shares of CPU, where the Service asks for topology-aware hints.
+    pub shares: Option<&'a Result<BTreeMap<String, f64>, &'static str>>,
 }
 
 pub fn plan(observed: &Observed<'_>) -> Plan {
@@ -78,6 +83,18 @@ fn plan_family(observed: &Observed<'_>, family: &str, plan: &mut Plan) {
         }
     }
     let mine: Vec<&Arc<EndpointSlice>> = observed.slices.iter().filter(|slice| slice.address_type == family).collect();
+    if let Some(shares) = observed.shares {
+        let mut all: Vec<&mut Endpoint> = desired.iter_mut().flat_map(|(_, list)| list).collect();
+        let had_hints = mine.iter().any(|slice| slice.endpoints.iter().flatten().any(|endpoint| endpoint.hints.is_some()));
+        match topology::hint(&mut all, shares.as_ref().map_err(|why| *why), family) {
+            Ok(()) if !had_hints => {
+                let message = format!("Topology Aware Hints has been enabled, addressType: {family}");
+                plan.events.push((false, "TopologyAwareHintsEnabled", message));
+            }
+            Ok(()) => {}
+            Err(why) => plan.events.push((true, "TopologyAwareHintsDisabled", why)),
+        }
+    }
     let mut kept: Vec<EndpointSlice> = Vec::new();
     let mut unused: Vec<&Arc<EndpointSlice>> = mine.clone();
     for (ports, endpoints) in desired {
@@ -276,7 +293,7 @@ mod tests {
         let node: Node =
             serde_json::from_value(json!({"metadata": {"name": "n1", "labels": {"topology.kubernetes.io/zone": "z1"}}})).unwrap();
         let node = Arc::new(node);
-        plan(&Observed { service, pods, node: &|_| Some(Arc::clone(&node)), slices, max_per_slice: max })
+        plan(&Observed { service, pods, node: &|_| Some(Arc::clone(&node)), slices, max_per_slice: max, shares: None })
     }
 
     fn stored(mut slice: EndpointSlice, name: &str) -> Arc<EndpointSlice> {
@@ -355,5 +372,48 @@ mod tests {
         let made = run(&close, &[pod(1, true, false)], &[], 100);
         let hints = made.create[0].endpoints.as_ref().unwrap()[0].hints.clone().unwrap();
         assert_eq!(hints.for_zones.unwrap()[0].name, "z1");
+        let node = service(json!({"trafficDistribution": "PreferSameNode"}));
+        let made = run(&node, &[pod(1, true, false), pod(2, false, false)], &[], 100);
+        let endpoints = made.create[0].endpoints.as_ref().unwrap();
+        let hints = |at: &str| endpoints.iter().find(|endpoint| endpoint.addresses[0] == at).unwrap().hints.clone();
+        let ready = hints("10.1.0.1").unwrap();
+        assert_eq!((ready.for_nodes.unwrap()[0].name.as_str(), ready.for_zones.unwrap()[0].name.as_str()), ("n1", "z1"));
+        assert_eq!(hints("10.1.0.2"), None, "not ready");
+    }
+
+    #[test]
+    fn topology_mode_gives_hints_and_says_why_not() {
+        let web = service(json!({}));
+        let pods = [pod(1, true, false), pod(2, true, false)];
+        let plan_with = |shares: Result<BTreeMap<String, f64>, &'static str>, slices: &[Arc<EndpointSlice>]| {
+            plan(&Observed {
+                service: &web,
+                pods: &pods,
+                node: &|_| {
+                    let labels = json!({"topology.kubernetes.io/zone": "z1"});
+                    Some(Arc::new(serde_json::from_value(json!({"metadata": {"labels": labels}})).unwrap()))
+                },
+                slices,
+                max_per_slice: 100,
+                shares: Some(&shares),
+            })
+        };
+        let even: BTreeMap<String, f64> = [("z1".to_owned(), 0.5), ("z2".to_owned(), 0.5)].into();
+        let made = plan_with(Ok(even.clone()), &[]);
+        let zones = |slice: &EndpointSlice| {
+            let hints = slice.endpoints.iter().flatten().filter_map(|endpoint| endpoint.hints.clone()?.for_zones);
+            let mut zones: Vec<String> = hints.map(|zones| zones[0].name.clone()).collect();
+            zones.sort();
+            zones
+        };
+        assert_eq!(
+            (zones(&made.create[0]), made.events[0].1),
+            (vec!["z1".to_owned(), "z2".to_owned()], "TopologyAwareHintsEnabled")
+        );
+        let slice = stored(made.create[0].clone(), "s");
+        assert_eq!(plan_with(Ok(even), std::slice::from_ref(&slice)), Plan::default(), "nothing changes, nothing is told");
+        let gone = plan_with(Err("why"), &[slice]);
+        assert_eq!(gone.events, [(true, "TopologyAwareHintsDisabled", "why, addressType: IPv4".to_owned())]);
+        assert!(zones(&gone.update[0]).is_empty());
     }
 }

@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::future::{Future, pending};
+use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -287,7 +288,7 @@ impl Server {
         }
     }
 
-    async fn answer(self, request: Request<Body>, alive: Arc<AtomicBool>) -> Answer {
+    async fn answer(self, request: Request<Body>, alive: Arc<AtomicBool>) -> io::Result<Answer> {
         let (parts, body) = request.into_parts();
         let body = body.collect().await.map(http_body_util::Collected::to_bytes).unwrap_or_default();
         let body: Value = serde_json::from_slice(&body).unwrap_or(Value::Null);
@@ -298,7 +299,7 @@ impl Server {
         self.travel(&alive).await;
         if matches!(parameter("watch").as_deref(), Some("true" | "1")) {
             let from = parameter("resourceVersion").and_then(|text| text.parse().ok()).unwrap_or(0);
-            return self.watch(target.resource, from, alive);
+            return Ok(self.watch(target.resource, from, alive));
         }
         let write = parts.method != Method::GET;
         let (early, late) = self.random(|rng| (rng.random_bool(0.5), rng.random_bool(0.5)));
@@ -312,11 +313,16 @@ impl Server {
         } else {
             let answer = act(&mut self.state.lock(), &parts.method, &target, &body, &crate::now().to_string());
             self.changed.notify_waiters();
-            if trouble && late { failure(500, "InternalError", "trouble after") } else { answer }
+            if trouble && late {
+                self.travel(&alive).await;
+                return Err(io::Error::from(io::ErrorKind::ConnectionReset));
+            }
+            answer
         };
         self.travel(&alive).await;
         let body = Full::new(Bytes::from(answer.1.to_string())).boxed_unsync();
-        Response::builder().status(answer.0).header("content-type", "application/json").body(body).expect("a valid response")
+        let response = Response::builder().status(answer.0).header("content-type", "application/json");
+        Ok(response.body(body).expect("a valid response"))
     }
 
     fn watch(self, resource: String, from: u64, alive: Arc<AtomicBool>) -> Answer {
@@ -379,15 +385,15 @@ struct Connection {
 
 impl Service<Request<Body>> for Connection {
     type Response = Answer;
-    type Error = Infallible;
-    type Future = Pin<Box<dyn Future<Output = Result<Answer, Infallible>> + Send>>;
+    type Error = io::Error;
+    type Future = Pin<Box<dyn Future<Output = io::Result<Answer>> + Send>>;
 
-    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<io::Result<()>> {
         Poll::Ready(Ok(()))
     }
 
     fn call(&mut self, request: Request<Body>) -> Self::Future {
         let answering = self.server.clone().answer(request, Arc::clone(&self.alive));
-        Box::pin(async move { Ok(answering.await) })
+        Box::pin(answering)
     }
 }
