@@ -287,6 +287,71 @@ impl Config {
     }
 }
 
+/// A duration as the configuration writes it.
+fn written(duration: Duration) -> String {
+    let (seconds, millis) = (duration.as_secs(), duration.subsec_millis());
+    let (hours, minutes, rest) = (seconds / 3600, seconds / 60 % 60, seconds % 60);
+    let fraction = if millis > 0 { format!(".{millis:03}").trim_end_matches('0').to_owned() } else { String::new() };
+    match (hours, minutes) {
+        (0, 0) if rest == 0 && millis > 0 => format!("{millis}ms"),
+        (0, 0) => format!("{rest}{fraction}s"),
+        (0, _) => format!("{minutes}m{rest}{fraction}s"),
+        _ => format!("{hours}h{minutes}m{rest}{fraction}s"),
+    }
+}
+
+impl Config {
+    /// The configuration as a `KubeProxyConfiguration` with everything filled in, for `/configz` and `--write-config-to`.
+    pub fn document(&self) -> serde_json::Value {
+        let time = |duration: Option<Duration>| written(duration.unwrap_or_default());
+        let address = |address: Option<SocketAddr>| address.map(|address| address.to_string()).unwrap_or_default();
+        let join = |nets: &[IpNet]| nets.iter().map(ToString::to_string).collect::<Vec<_>>();
+        let node_port_addresses =
+            if self.node_ports_primary { vec!["primary".to_owned()] } else { join(&self.node_port_addresses) };
+        let mode = serde_json::json!({
+            "masqueradeBit": self.masquerade_bit, "masqueradeAll": self.masquerade_all,
+            "syncPeriod": written(self.sync_period), "minSyncPeriod": written(self.min_sync_period),
+        });
+        let mut iptables = mode.clone();
+        iptables["localhostNodePorts"] = self.localhost_node_ports.into();
+        serde_json::json!({
+            "apiVersion": "kubeproxy.config.k8s.io/v1alpha1",
+            "kind": "KubeProxyConfiguration",
+            "bindAddress": self.bind_address.to_string(),
+            "bindAddressHardFail": self.bind_address_hard_fail,
+            "clientConnection": {
+                "acceptContentTypes": "", "burst": 10, "contentType": "application/json", "qps": 5,
+                "kubeconfig": self.kubeconfig.as_ref().map(|path| path.display().to_string()).unwrap_or_default(),
+            },
+            "clusterCIDR": join(&self.cluster_cidrs).join(","),
+            "configSyncPeriod": "15m0s",
+            "conntrack": {
+                "maxPerCore": self.conntrack.max_per_core, "min": self.conntrack.min, "tcpBeLiberal": self.conntrack.tcp_be_liberal,
+                "tcpCloseWaitTimeout": time(self.conntrack.tcp_close_wait_timeout),
+                "tcpEstablishedTimeout": time(self.conntrack.tcp_established_timeout),
+                "udpStreamTimeout": time(self.conntrack.udp_stream_timeout), "udpTimeout": time(self.conntrack.udp_timeout),
+            },
+            "detectLocal": {"bridgeInterface": self.bridge_interface, "interfaceNamePrefix": self.interface_name_prefix},
+            "detectLocalMode": match self.detect_local_mode {
+                DetectLocalMode::ClusterCidr => "ClusterCIDR",
+                DetectLocalMode::NodeCidr => "NodeCIDR",
+                DetectLocalMode::BridgeInterface => "BridgeInterface",
+                DetectLocalMode::InterfaceNamePrefix => "InterfaceNamePrefix",
+            },
+            "enableProfiling": false,
+            "healthzBindAddress": address(self.healthz_bind_address),
+            "hostnameOverride": self.node_name,
+            "iptables": iptables,
+            "metricsBindAddress": address(self.metrics_bind_address),
+            "mode": self.mode,
+            "nftables": mode,
+            "nodePortAddresses": node_port_addresses,
+            "oomScoreAdj": self.oom_score_adj,
+            "showHiddenMetricsForVersion": "",
+        })
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -315,6 +380,18 @@ mod tests {
         assert_eq!((config.masquerade_bit, config.localhost_node_ports), (14, true));
         assert_eq!(config.sync_period, Duration::from_secs(30));
         assert_eq!((config.conntrack.min, config.conntrack.max_per_core), (131_072, 32_768));
+    }
+
+    #[test]
+    fn what_is_written_is_read_back() {
+        let text = "mode: nftables\nnftables: {masqueradeAll: true, syncPeriod: 1m30s, minSyncPeriod: 250ms}\nconntrack: {min: 7}\n\
+            nodePortAddresses: [10.0.0.0/8]\nclusterCIDR: 10.244.0.0/16,fd00::/48";
+        let config = Config::resolve(parse(text), "n", None).unwrap();
+        let document = config.document();
+        let again = Config::resolve(serde_json::from_value(document.clone()).unwrap(), "other", None).unwrap();
+        assert_eq!(format!("{config:?}"), format!("{again:?}"));
+        assert_eq!(document["nftables"]["syncPeriod"], "1m30s");
+        assert_eq!(document["conntrack"]["tcpEstablishedTimeout"], "24h0m0s");
     }
 
     #[test]

@@ -16,14 +16,17 @@ use tokio::sync::watch;
 /// Objects that a list answers with at once: all of them are in memory together.
 const PAGE: u32 = 100;
 
+/// Called on the watch's task, in order.
+type Call<T> = Box<dyn Fn(&T) + Send + Sync>;
+
 /// What to do with objects of one kind.
 pub struct Handler<K, N> {
     /// How the kind calls its objects; `None` for those without a name.
     pub name: fn(&K) -> Option<N>,
-    pub set: Box<dyn Fn(&K) + Send + Sync>,
-    pub delete: Box<dyn Fn(&N) + Send + Sync>,
+    pub set: Call<K>,
+    pub delete: Call<N>,
     /// Everything but these is gone.
-    pub keep: Box<dyn Fn(&HashSet<N>) + Send + Sync>,
+    pub keep: Call<HashSet<N>>,
 }
 
 /// Starts to follow a kind until `tasks` stop; turns true once the first list is complete.

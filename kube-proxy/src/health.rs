@@ -6,13 +6,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{Response, StatusCode};
+use http::{HeaderValue, Response, StatusCode};
 use http_body_util::Full;
 use jiff::Timestamp;
 use net::iptables::Family;
 use parking_lot::Mutex;
 use serde_json::json;
 use tokio::time::Instant;
+
+use crate::metrics::METRICS;
 
 /// Syncs that may fail in a row before the proxy calls itself unhealthy; one failure is often a lock held by another program.
 const FAILURES_TOLERATED: u32 = 2;
@@ -101,35 +103,44 @@ impl Health {
         })
     }
 
-    fn answer(&self, healthy: bool, complaint: Option<String>) -> Response<Full<Bytes>> {
+    fn answer(&self, livez: bool) -> Response<Full<Bytes>> {
+        let complaint = self.complaint();
         let (last_updated, eligible) = {
             let inner = self.inner.lock();
             (inner.last_updated, inner.eligible)
         };
+        let now = Timestamp::now();
         // A healthy proxy is as fresh as can be, whenever the last change was.
-        let last_updated = if complaint.is_none() { Timestamp::now() } else { last_updated };
-        let mut body = json!({
-            "lastUpdated": last_updated.to_string(), "currentTime": Timestamp::now().to_string(), "nodeEligible": eligible,
-        });
+        let last_updated = if complaint.is_none() { now } else { last_updated };
+        let mut body = json!({"lastUpdated": go_time(last_updated), "currentTime": go_time(now)});
+        if !livez {
+            body["nodeEligible"] = json!(eligible);
+        }
+        let healthy = complaint.is_none() && (livez || eligible);
         if let Some(complaint) = complaint {
             body["error"] = json!(complaint);
         }
         let code = if healthy { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-        component::serve::text(code, "application/json", body.to_string())
+        METRICS.answered(livez, code.as_u16());
+        let mut response = component::serve::text(code, "application/json", body.to_string());
+        response.headers_mut().insert("x-content-type-options", HeaderValue::from_static("nosniff"));
+        response
     }
 
-    /// `/healthz`
+    /// `/healthz`: for load balancers.
     pub fn healthz(&self) -> Response<Full<Bytes>> {
-        let complaint = self.complaint();
-        let eligible = self.inner.lock().eligible;
-        self.answer(complaint.is_none() && eligible, complaint)
+        self.answer(false)
     }
 
     /// `/livez`: like `/healthz`, but a node that is about to go still lives.
     pub fn livez(&self) -> Response<Full<Bytes>> {
-        let complaint = self.complaint();
-        self.answer(complaint.is_none(), complaint)
+        self.answer(true)
     }
+}
+
+/// As Go prints a time.
+fn go_time(time: Timestamp) -> String {
+    time.strftime("%Y-%m-%d %H:%M:%S%.9f +0000 UTC").to_string()
 }
 
 #[cfg(test)]

@@ -10,6 +10,7 @@ pub mod endpoint;
 pub mod follow;
 pub mod health;
 pub mod locality;
+pub mod metrics;
 pub mod node;
 pub mod options;
 pub mod portal;

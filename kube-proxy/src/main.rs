@@ -2,9 +2,6 @@
 
 use clap::Parser;
 
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
 fn main() {
     component::memory::no_huge_pages();
     let options = kube_proxy::options::Options::parse_from(component::flags::normalize(std::env::args_os()));

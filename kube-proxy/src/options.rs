@@ -104,6 +104,9 @@ pub struct Options {
     /// Sets the log format: text or json.
     #[arg(long, default_value = "text")]
     pub logging_format: String,
+    /// If set, write the configuration values to this file and exit.
+    #[arg(long)]
+    pub write_config_to: Option<PathBuf>,
     /// Print version information and quit.
     #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     pub version: Option<String>,
@@ -160,8 +163,6 @@ pub struct Accepted {
     pub show_hidden_metrics_for_version: Option<String>,
     #[arg(long, hide = true)]
     pub vmodule: Option<String>,
-    #[arg(long, hide = true)]
-    pub write_config_to: Option<String>,
 }
 
 impl Options {

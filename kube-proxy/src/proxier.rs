@@ -1,12 +1,9 @@
 //! The sync loop: takes changes, lets each family's backend apply them, reports how that went.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Arc, LazyLock};
+use std::sync::Arc;
 use std::time::Duration;
 
-use component::metrics::prometheus::{
-    Gauge, Histogram, IntCounter, exponential_buckets, register_gauge, register_histogram, register_int_counter,
-};
 use net::iptables::Family;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
@@ -16,41 +13,16 @@ use tokio_util::sync::CancellationToken;
 use crate::backend::{Backend, Portals, Scope};
 use crate::conntrack::{self, Allowed};
 use crate::health::Health;
+use crate::metrics::METRICS;
 use crate::portal::Portal;
 use crate::service::ServiceName;
 use crate::service_health::ServiceHealth;
-use crate::state::State;
+use crate::state::{Seen, State};
 
 /// Of the time, at most one part in this many plus one goes into syncing when changes never end.
 const REST: u32 = 4;
 /// Wait after a failed sync; doubles up to the sync period.
 const RETRY: Duration = Duration::from_millis(500);
-
-static DURATION: LazyLock<Option<Histogram>> = LazyLock::new(|| {
-    let buckets = exponential_buckets(0.001, 2.0, 15).unwrap_or_default();
-    register_histogram!("kubeproxy_sync_proxy_rules_duration_seconds", "SyncProxyRules latency in seconds", buckets).ok()
-});
-static LAST: LazyLock<Option<Gauge>> = LazyLock::new(|| {
-    register_gauge!("kubeproxy_sync_proxy_rules_last_timestamp_seconds", "The last time proxy rules were successfully synced")
-        .ok()
-});
-static LAST_QUEUED: LazyLock<Option<Gauge>> = LazyLock::new(|| {
-    register_gauge!("kubeproxy_sync_proxy_rules_last_queued_timestamp_seconds", "The last time a sync of proxy rules was queued")
-        .ok()
-});
-static FAILURES: LazyLock<Option<IntCounter>> = LazyLock::new(|| {
-    let help = "Cumulative proxy iptables restore failures";
-    register_int_counter!("kubeproxy_sync_proxy_rules_iptables_restore_failures_total", help).ok()
-});
-static WRITTEN: LazyLock<Option<IntCounter>> = LazyLock::new(|| {
-    register_int_counter!("rk_kubeproxy_rules_written_total", "Rules written to the kernel, by full and partial syncs").ok()
-});
-static FULL: LazyLock<Option<IntCounter>> =
-    LazyLock::new(|| register_int_counter!("rk_kubeproxy_full_syncs_total", "Syncs that wrote all rules").ok());
-
-fn now_seconds() -> f64 {
-    jiff::Timestamp::now().as_duration().as_secs_f64()
-}
 
 /// One family's rules and what they are made of.
 struct FamilyProxy {
@@ -76,6 +48,7 @@ pub struct Proxier {
     pub min_sync_period: Duration,
     pub sync_period: Duration,
     pub on_result: OnResult,
+    mode: String,
     after_first: Option<AfterFirst>,
     families: Vec<FamilyProxy>,
     health_checked: BTreeMap<ServiceName, (u16, usize)>,
@@ -90,12 +63,14 @@ pub struct Parts {
     pub min_sync_period: Duration,
     pub sync_period: Duration,
     pub on_result: OnResult,
+    /// As in `--proxy-mode`.
+    pub mode: String,
     pub after_first: AfterFirst,
 }
 
 impl Proxier {
     pub fn new(parts: Parts, backends: Vec<(Family, Box<dyn Backend>)>) -> Self {
-        let Parts { state, changed, health, service_health, min_sync_period, sync_period, on_result, after_first } = parts;
+        let Parts { state, changed, health, service_health, min_sync_period, sync_period, on_result, mode, after_first } = parts;
         let family = |(family, backend)| FamilyProxy { family, backend, portals: Portals::new(), full: true };
         let families = backends.into_iter().map(family).collect();
         Self {
@@ -106,6 +81,7 @@ impl Proxier {
             min_sync_period,
             sync_period,
             on_result,
+            mode,
             after_first: Some(after_first),
             families,
             health_checked: BTreeMap::new(),
@@ -170,11 +146,15 @@ impl Proxier {
 
     /// One sync of every family; `true` when all succeeded.
     fn sync(&mut self) -> bool {
-        let changes = self.state.lock().take_changes();
+        let (changes, seen) = {
+            let mut state = self.state.lock();
+            (state.take_changes(), state.take_seen())
+        };
         let mut ok = true;
         for index in 0..self.families.len() {
-            ok &= self.sync_family(index, &changes);
+            ok &= self.sync_family(index, &changes, &seen);
         }
+        METRICS.taken(&seen);
         self.note_health_checks(&changes);
         if ok && let Some(after_first) = self.after_first.take() {
             after_first();
@@ -182,7 +162,7 @@ impl Proxier {
         ok
     }
 
-    fn sync_family(&mut self, index: usize, changes: &[ServiceName]) -> bool {
+    fn sync_family(&mut self, index: usize, changes: &[ServiceName], seen: &Seen) -> bool {
         let proxy = &mut self.families[index];
         let family = proxy.family;
         let mut before: Vec<Arc<[Portal]>> = Vec::new();
@@ -207,31 +187,28 @@ impl Proxier {
             return true;
         }
         self.health.queued(family);
-        if let Some(metric) = &*LAST_QUEUED {
-            metric.set(now_seconds());
-        }
+        METRICS.queued(family);
         let names: Vec<ServiceName> = names.into_iter().collect();
         let scope = if proxy.full { Scope::All } else { Scope::Only(&names) };
         let begun = Instant::now();
         let result = proxy.backend.sync(&proxy.portals, scope);
         let took = begun.elapsed();
-        if let Some(metric) = &*DURATION {
-            metric.observe(took.as_secs_f64());
-        }
         match result {
             Ok(report) => {
-                if let (Some(last), Some(written), Some(full)) = (&*LAST, &*WRITTEN, &*FULL) {
-                    last.set(now_seconds());
-                    written.inc_by(report.written as u64);
-                    full.inc_by(u64::from(report.full));
-                }
+                METRICS.synced(family, took, report);
+                METRICS.programmed(family, seen);
                 tracing::debug!(%family, services = proxy.portals.len(), changed = names.len(), ?report, ?took, "Synced rules");
                 proxy.full = false;
                 let now = names.iter().filter_map(|name| proxy.portals.get(name));
                 let allowed = Allowed::new(before.iter(), now);
+                let begun = Instant::now();
                 match conntrack::clean(&allowed, family == Family::V6) {
-                    Ok(0) => {}
-                    Ok(count) => tracing::debug!(%family, count, "Deleted stale UDP flows"),
+                    Ok(count) => {
+                        METRICS.cleaned(begun.elapsed(), count);
+                        if count > 0 {
+                            tracing::debug!(%family, count, "Deleted stale flows");
+                        }
+                    }
                     Err(error) => tracing::warn!(err = %error, "Failed to clean tracked connections"),
                 }
                 self.health.updated(family);
@@ -239,10 +216,8 @@ impl Proxier {
                 true
             }
             Err(error) => {
+                METRICS.failed(&self.mode, family, !proxy.full);
                 proxy.full = true;
-                if let Some(metric) = &*FAILURES {
-                    metric.inc();
-                }
                 let failures = self.health.failed(family, &error.to_string());
                 tracing::error!(err = %error, failures, "Failed to sync rules, trying again");
                 (self.on_result)(family, Some(&error.to_string()));

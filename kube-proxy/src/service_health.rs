@@ -74,6 +74,7 @@ impl ServiceHealth {
             });
             let code = if local > 0 && healthy { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
             let mut response = component::serve::text(code, "application/json", body.to_string());
+            response.headers_mut().insert("x-content-type-options", HeaderValue::from_static("nosniff"));
             if let Ok(weight) = HeaderValue::from_str(&local.to_string()) {
                 response.headers_mut().insert("x-load-balancing-endpoint-weight", weight);
             }

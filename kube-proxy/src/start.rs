@@ -23,6 +23,7 @@ use crate::config::{Config, DetectLocalMode};
 use crate::follow::Handler;
 use crate::health::Health;
 use crate::locality::Locality;
+use crate::metrics::METRICS;
 use crate::options::Options;
 use crate::proxier::{Parts, Proxier};
 use crate::service::{HEADLESS_LABEL, PROXY_NAME_LABEL, ServiceName};
@@ -38,6 +39,10 @@ const COMPONENT: &str = "kube-proxy";
 pub fn main(options: &Options) -> anyhow::Result<()> {
     let (config, verbosity) = options.resolve()?;
     component::logging::init_format(verbosity, &options.logging_format);
+    if let Some(path) = &options.write_config_to {
+        let text = serde_yaml::to_string(&config.document()).context("failed to encode the configuration")?;
+        return std::fs::write(path, text).with_context(|| format!("failed to write {}", path.display()));
+    }
     if options.cleanup {
         return cleanup();
     }
@@ -152,6 +157,7 @@ pub async fn start(config: Config, tasks: &Tasks) -> anyhow::Result<Running> {
         min_sync_period: config.min_sync_period,
         sync_period: config.sync_period,
         on_result,
+        mode: config.mode.clone(),
         after_first: clean_other_modes(&config.mode),
     };
     let proxier = Proxier::new(parts, backends);
@@ -237,6 +243,7 @@ fn follow_services(
             let mut state = state.lock();
             change(&mut state);
             if state.has_changes() {
+                METRICS.pending(state.seen());
                 changed.notify_one();
             }
         }
@@ -324,10 +331,12 @@ async fn serve(config: &Config, tasks: &Tasks, health: &Health) -> anyhow::Resul
     }
     if let Some(address) = config.metrics_bind_address {
         let (health, mode) = (health.clone(), config.mode.clone());
+        let configz = serde_json::json!({"kubeproxy.config.k8s.io": config.document()}).to_string();
         let checks = component::health::Checks::new();
         checks.add("sync", move || health.complaint().map_or(Ok(()), Err));
         let handler = move |request: http::Request<hyper::body::Incoming>| {
             let response = match request.uri().path() {
+                "/configz" => component::serve::text(StatusCode::OK, "application/json", configz.clone()),
                 "/proxyMode" => component::serve::text(StatusCode::OK, "text/plain; charset=utf-8", mode.clone()),
                 _ => component::serve::standard(&request, &checks).unwrap_or_else(missing),
             };

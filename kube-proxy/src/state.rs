@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
+use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Service;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use net::iptables::Family;
@@ -20,7 +21,22 @@ pub struct State {
     /// Namespace and name of a slice → its Service: a slice may change hands.
     owners: HashMap<(String, String), ServiceName>,
     dirty: BTreeSet<ServiceName>,
+    seen: Seen,
 }
+
+/// What the API server told since somebody last asked.
+#[derive(Debug, Default, Clone)]
+pub struct Seen {
+    pub services: u64,
+    pub slices: u64,
+    /// When the pods changed that slices changed for; only the first few, as more would be the same.
+    pub triggers: Vec<Timestamp>,
+}
+
+/// Triggers that are kept between two syncs.
+const MAX_TRIGGERS: usize = 1000;
+/// Set by the endpoint slice controller. Upstream: EndpointsLastChangeTriggerTime.
+const TRIGGER_ANNOTATION: &str = "endpoints.kubernetes.io/last-change-trigger-time";
 
 impl State {
     pub fn new(place: Place) -> Self {
@@ -49,12 +65,14 @@ impl State {
         if self.services.get(&name) != Some(&ports) {
             self.services.insert(name.clone(), ports);
             self.dirty.insert(name);
+            self.seen.services += 1;
         }
     }
 
     pub fn delete_service(&mut self, name: &ServiceName) {
         if self.services.remove(name).is_some() {
             self.dirty.insert(name.clone());
+            self.seen.services += 1;
         }
     }
 
@@ -70,6 +88,12 @@ impl State {
         if slices.get(&key.1) != Some(&reduced) {
             slices.insert(key.1.clone(), reduced);
             self.dirty.insert(service.clone());
+            self.seen.slices += 1;
+            let annotations = slice.metadata.annotations.as_ref();
+            let trigger = annotations.and_then(|all| all.get(TRIGGER_ANNOTATION)).and_then(|text| text.parse().ok());
+            if self.seen.triggers.len() < MAX_TRIGGERS {
+                self.seen.triggers.extend::<Option<Timestamp>>(trigger);
+            }
         }
         self.owners.entry(key).or_insert(service);
     }
@@ -82,6 +106,7 @@ impl State {
                 self.slices.remove(&service);
             }
             self.dirty.insert(service);
+            self.seen.slices += 1;
         }
     }
 
@@ -104,6 +129,16 @@ impl State {
     /// The Services that changed since the last call.
     pub fn take_changes(&mut self) -> Vec<ServiceName> {
         std::mem::take(&mut self.dirty).into_iter().collect()
+    }
+
+    /// What was told since the last call.
+    pub fn take_seen(&mut self) -> Seen {
+        std::mem::take(&mut self.seen)
+    }
+
+    /// What was told since somebody took it.
+    pub fn seen(&self) -> &Seen {
+        &self.seen
     }
 
     pub fn has_changes(&self) -> bool {

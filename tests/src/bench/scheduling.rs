@@ -110,11 +110,7 @@ async fn pods(bins: &Path, kind: &'static str, count: usize, upstream: &str) -> 
     let wall = started.elapsed().as_secs_f64();
     let each = |used: Duration| used.as_secs_f64() * 1e3 / count as f64;
     let (own, theirs) = (each(cpu(scheduler.pid()) - before.0), each(cpu(server.pid()) - before.1));
-    let text = format!(
-        "{:.0} bound/s ({:.0} created/s), {own:.2} + {theirs:.2} ms CPU",
-        count as f64 / wall,
-        figures.rate()
-    );
+    let text = format!("{:.0} bound/s ({:.0} created/s), {own:.2} + {theirs:.2} ms CPU", count as f64 / wall, figures.rate());
     row(&format!("{kind}, {NODES} nodes, {count} pods"), text, upstream);
     Ok(())
 }

@@ -137,7 +137,8 @@ fn change(rules: &Rules, changes: &Changes, out: &mut String) {
     for (name, _) in changes.chains.iter().filter(|(name, had)| !**had && rules.chains.contains_key(*name)) {
         add_chain(rules, name, out);
     }
-    let (mut deleted, mut added): (BTreeMap<&str, Vec<String>>, BTreeMap<&str, Vec<String>>) = Default::default();
+    let mut deleted: BTreeMap<&str, Vec<String>> = BTreeMap::new();
+    let mut added: BTreeMap<&str, Vec<String>> = BTreeMap::new();
     for ((map, ip), had) in &changes.verdicts {
         let wanted = rules.maps.get(map).and_then(|entries| entries.get(ip));
         if wanted == had.as_ref() {
