@@ -36,6 +36,8 @@ pub struct Cluster {
     /// Nodes in visiting order: one of each zone in turn. Made anew when nodes come or go.
     order: Vec<NodeIdx>,
     order_stale: bool,
+    /// How many nodes have ever come.
+    arrivals: u64,
     pods: HashMap<String, Known>,
     /// Pods that are alike, counted per node.
     pub groups: Groups,
@@ -90,7 +92,10 @@ impl Cluster {
         }
         let mut zones: BTreeMap<usize, Vec<NodeIdx>> = BTreeMap::new();
         let mut numbers: HashMap<(&str, &str), usize> = HashMap::new();
-        for (idx, info) in self.nodes.iter().enumerate() {
+        // By when they came, as upstream: numbers are used again and say nothing about that.
+        let mut present: Vec<_> = self.nodes.iter().enumerate().filter(|(_, info)| info.node.is_some()).collect();
+        present.sort_unstable_by_key(|(_, info)| info.arrival);
+        for (idx, info) in present {
             let Some(node) = &info.node else { continue };
             let label = |key: &str| node.labels().get(key).map_or("", String::as_str);
             let next = numbers.len();
@@ -109,6 +114,10 @@ impl Cluster {
     pub fn upsert_node(&mut self, node: Arc<Node>) {
         let idx = self.entry(node.name());
         let info = &mut self.nodes[idx as usize];
+        if info.node.is_none() {
+            self.arrivals += 1;
+            info.arrival = self.arrivals;
+        }
         let old = info.set(Some(node.clone()));
         if old.as_ref().is_none_or(|old| old.labels() != node.labels()) {
             self.order_stale = true;
@@ -254,6 +263,15 @@ mod tests {
         cluster.refresh();
         let names: Vec<_> = cluster.order().iter().map(|idx| &*cluster.node(*idx).name).collect();
         assert_eq!(names, ["a", "c", "b", "d"]);
+        // Numbers that became free are used again; the order is still that of arrival.
+        cluster.remove_node("b");
+        cluster.remove_node("a");
+        for (name, zone) in [("e", "y"), ("f", "x")] {
+            cluster.upsert_node(node(name, zone));
+        }
+        cluster.refresh();
+        let names: Vec<_> = cluster.order().iter().map(|idx| &*cluster.node(*idx).name).collect();
+        assert_eq!(names, ["c", "d", "e", "f"]);
     }
 
     #[test]

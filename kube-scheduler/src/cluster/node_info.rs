@@ -22,6 +22,8 @@ pub struct Placed {
 pub struct NodeInfo {
     /// Its name.
     pub name: Arc<str>,
+    /// Which of all nodes it was to come.
+    pub arrival: u64,
     /// What pods may use; here, since every decision reads it.
     pub allocatable: Resources,
     /// The node is cordoned.
