@@ -96,7 +96,15 @@ pub async fn start(config: Config, tasks: &Tasks) -> anyhow::Result<Shared> {
     };
     let services = api.clone().map(|api| {
         Informer::<Service>::start(tasks, Api::all(api), watcher::Config::default(), |service| {
-            service.metadata.managed_fields = None
+            // Environments need a name, addresses and ports.
+            service.metadata = kube::api::ObjectMeta {
+                name: service.metadata.name.take(),
+                namespace: service.metadata.namespace.take(),
+                uid: service.metadata.uid.take(),
+                resource_version: service.metadata.resource_version.take(),
+                ..Default::default()
+            };
+            service.status = None;
         })
     });
     let kubelet = Arc::new(Kubelet {
@@ -161,6 +169,7 @@ pub async fn start(config: Config, tasks: &Tasks) -> anyhow::Result<Shared> {
     spawn("image-gc", Box::pin(crate::image::gc::run(kubelet.clone())));
     let lines = crate::shutdown::plan::lines(&kubelet.config.kubelet).map_err(anyhow::Error::msg)?;
     spawn("shutdown", Box::pin(crate::shutdown::run(kubelet.clone(), lines)));
+    spawn("memory", Box::pin(lean()));
     spawn("eviction", Box::pin(crate::eviction::run(kubelet.clone())));
     if api.is_some() {
         kubelet.status.start(&kubelet);
@@ -169,6 +178,16 @@ pub async fn start(config: Config, tasks: &Tasks) -> anyhow::Result<Shared> {
     }
     crate::server::start(&kubelet).await?;
     Ok(kubelet)
+}
+
+/// Gives back the code that only the start needed, and what a burst of pods brought in.
+async fn lean() {
+    let mut wait = Duration::from_secs(20);
+    loop {
+        tokio::time::sleep(wait).await;
+        component::memory::give_back_code();
+        wait = Duration::from_secs(600);
+    }
 }
 
 fn start_sources(kubelet: &Shared) {

@@ -50,20 +50,20 @@ impl StatusManager {
     }
 
     /// Notes a pod's newest status.
-    pub fn set(&self, pod: &Pod, status: Arc<PodStatus>) {
+    pub fn set(&self, pod: &Arc<Pod>, status: Arc<PodStatus>) {
         let uid = pod::uid(pod);
         let mut entries = self.entries.lock();
         match entries.get_mut(uid) {
             Some(entry) => {
                 let same = *entry.status == *status;
                 entry.status = status;
-                entry.pod = Arc::new(pod.clone());
+                entry.pod = pod.clone();
                 if same {
                     return;
                 }
             }
             None => {
-                let entry = Entry { pod: Arc::new(pod.clone()), status, server: None, finished: false };
+                let entry = Entry { pod: pod.clone(), status, server: None, finished: false };
                 entries.insert(uid.to_owned(), entry);
             }
         }

@@ -147,7 +147,7 @@ impl Worker {
     /// Computes the status and hands it to the status manager.
     pub(super) fn publish(
         &self,
-        pod: &Pod,
+        pod: &Arc<Pod>,
         runtime: &PodRuntime,
         terminal: bool,
         verdict: Option<(&str, &str)>,
@@ -170,7 +170,7 @@ impl Worker {
         self.tell(pod, made)
     }
 
-    fn tell(&self, pod: &Pod, made: PodStatus) -> Arc<PodStatus> {
+    fn tell(&self, pod: &Arc<Pod>, made: PodStatus) -> Arc<PodStatus> {
         let made = Arc::new(made);
         self.handle.view.write().status = made.clone();
         self.kubelet.status.set(pod, made.clone());
