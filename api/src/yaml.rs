@@ -177,7 +177,7 @@ fn number(text: &str) -> Option<Value> {
     };
     let radix = |radix, digits: &str| {
         let value = u64::from_str_radix(digits, radix).ok()?;
-        if negative { i64::try_from(value).ok().map(|value| Value::from(-value)) } else { Some(Value::from(value)) }
+        if negative { 0_i64.checked_sub_unsigned(value).map(Value::from) } else { Some(Value::from(value)) }
     };
     if let Some(digits) = digits.strip_prefix("0x") {
         return radix(16, digits);
