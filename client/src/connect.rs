@@ -105,6 +105,8 @@ pub fn build(config: kube::Config, component: &str) -> Result<kube::Client, Conn
         (Some(cert), Some(key)) => {
             let identity = Identity::follow(Path::new(cert), Path::new(key)).map_err(ConnectError::Certificate)?;
             tls.client_auth_cert_resolver = identity.clone();
+            // A resumed session stands for the certificate it was begun with, which may have expired by then.
+            tls.resumption = rustls::client::Resumption::disabled();
             Some(identity)
         }
         _ => None,
