@@ -73,6 +73,8 @@ async fn sync(
     match written {
         Ok(_) => Ok(Requeue::No),
         Err(error) if api_error::is_namespace_terminating(&error) => Ok(Requeue::No),
+        // Our own last write has not come back yet: nothing that anybody has to know.
+        Err(error) if api_error::is_conflict(&error) => Err(error).context("endpoints changed meanwhile"),
         Err(error) => {
             let message = format!("Failed to update endpoint {key}: {}", api_error::message(&error));
             ctx.warning(&wanted.object_ref(&()), "FailedToUpdateEndpoint", message);
