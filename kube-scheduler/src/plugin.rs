@@ -181,4 +181,6 @@ pub fn normalize_by_max(scores: &mut [i64], reverse: bool) {
 }
 
 #[cfg(test)]
+mod hint_tests;
+#[cfg(test)]
 mod tests;

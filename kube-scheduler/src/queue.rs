@@ -49,6 +49,8 @@ pub struct Waiting {
     since: Instant,
     /// When it first came.
     pub first: Instant,
+    /// How many events there had been when it was handed out.
+    events: u64,
     /// Who refused it last; empty after errors.
     pub refused_by: Vec<&'static str>,
     place: Place,
@@ -76,6 +78,8 @@ pub struct Queue {
     backing_off: BTreeMap<(Instant, u64), String>,
     unschedulable: BTreeSet<String>,
     tickets: u64,
+    /// How many events there have been: one that comes while a pod is being decided on must not be lost on it.
+    events: u64,
 }
 
 /// How many pods wait where: the labels of `scheduler_pending_pods`.
@@ -101,6 +105,7 @@ impl Queue {
             backing_off: BTreeMap::new(),
             unschedulable: BTreeSet::new(),
             tickets: 0,
+            events: 0,
         }
     }
 
@@ -133,9 +138,18 @@ impl Queue {
     /// Adds a pod that is not bound, or notes its change. A change that may help moves it.
     pub fn upsert(&mut self, pod: Arc<Pod>, now: Instant) {
         let uid = pod.uid().to_owned();
+        self.events += 1;
         let Some(waiting) = self.pods.get_mut(&uid) else {
-            let waiting =
-                Waiting { pod, attempts: 0, refusals: 0, since: now, first: now, refused_by: Vec::new(), place: Place::InFlight };
+            let waiting = Waiting {
+                pod,
+                attempts: 0,
+                refusals: 0,
+                since: now,
+                first: now,
+                refused_by: Vec::new(),
+                events: 0,
+                place: Place::InFlight,
+            };
             self.pods.insert(uid.clone(), waiting);
             self.ready(&uid, now, "PodAdd");
             return;
@@ -185,6 +199,7 @@ impl Queue {
         };
         let waiting = self.pods.get_mut(&uid)?;
         waiting.place = Place::InFlight;
+        waiting.events = self.events;
         waiting.attempts += 1;
         Some(waiting.clone())
     }
@@ -195,8 +210,13 @@ impl Queue {
         waiting.refusals += 1;
         waiting.refused_by = by;
         waiting.since = now;
+        let missed = waiting.events != self.events;
         waiting.place = Place::Unschedulable;
         self.unschedulable.insert(uid.to_owned());
+        if missed {
+            // Something happened while extenders were asked: it may have helped.
+            return self.wake(uid, now, "ScheduleAttemptFailure");
+        }
         metrics::INCOMING.with_label_values(&["ScheduleAttemptFailure", "unschedulable"]).inc();
     }
 
@@ -215,6 +235,7 @@ impl Queue {
 
     /// Wakes the pods that an event may help; how many.
     pub fn on_event(&mut self, event: &Event, now: Instant) -> usize {
+        self.events += 1;
         if self.unschedulable.is_empty() {
             return 0;
         }
@@ -334,6 +355,17 @@ mod tests {
         }
         queue.remove("c");
         assert_eq!(names(&mut queue, now), ["b", "d", "a"]);
+    }
+
+    #[test]
+    fn what_happens_during_a_decision_is_not_missed() {
+        let now = Instant::now();
+        let mut queue = Queue::new(Backoff::default());
+        queue.upsert(pod("a", 0, &[]), now);
+        queue.pop(now);
+        queue.on_event(&Event::AssignedPodDeleted(pod("x", 0, &[])), now);
+        queue.refused("a", vec!["NodeResourcesFit"], now);
+        assert_eq!((queue.lengths().unschedulable, queue.lengths().backoff), (0, 1));
     }
 
     #[test]

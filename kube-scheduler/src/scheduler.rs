@@ -549,3 +549,6 @@ fn forget_volumes(stores: &Stores, plan: &volume_binding::Plan) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
