@@ -198,6 +198,7 @@ fn apply(options: &Options, network: Network, progress: &Mutex<Progress>) -> any
         leases::collect(&options.data_dir)?;
         progress.lock().leases_at = Some(now);
     }
+    leases::reconnect(&conflist::parsed(options, &network, mtu)?)?;
     conflist::write(options, &network, mtu)?;
     if changed {
         tracing::info!(podCIDRs = ?network.pod_cidrs, peers = network.peers.len(), mtu, "Network is set up");

@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 
 use super::Options;
 use super::desired::Network;
+use crate::plugin::conf::NetConf;
 
 /// Sorts before most other configurations; runtimes take the first.
 pub const FILE: &str = "10-rk.conflist";
@@ -26,6 +27,16 @@ fn render(options: &Options, network: &Network, mtu: u32) -> Value {
         plugin["dataDir"] = json!(options.data_dir);
     }
     json!({"cniVersion": VERSION, "name": NETWORK, "plugins": [plugin]})
+}
+
+/// The configuration as the plugin gets it.
+pub fn parsed(options: &Options, network: &Network, mtu: u32) -> anyhow::Result<NetConf> {
+    let list = render(options, network, mtu);
+    // What libcni hands to a plugin: its entry with the list's name and version.
+    let mut conf = list["plugins"][0].clone();
+    conf["cniVersion"] = list["cniVersion"].clone();
+    conf["name"] = list["name"].clone();
+    NetConf::parse(&conf.to_string()).context("the plugin does not understand its configuration")
 }
 
 /// Where the configuration is.
@@ -55,7 +66,6 @@ mod tests {
     use super::*;
     use crate::agent::desired::plan;
     use crate::agent::desired::tests::{node, options};
-    use crate::plugin::conf::NetConf;
 
     #[test]
     fn the_plugin_understands_what_is_written() {
@@ -64,11 +74,8 @@ mod tests {
         let network = plan(&options, &[node("a", "172.30.0.1", &["10.244.0.0/24", "fd00:10::/64"])]).unwrap();
         write(&options, &network, 1450).unwrap();
         let list: Value = serde_json::from_str(&fs::read_to_string(path(&options)).unwrap()).unwrap();
-        // What libcni hands to a plugin: its entry with the list's name and version.
-        let mut conf = list["plugins"][0].clone();
-        conf["cniVersion"] = list["cniVersion"].clone();
-        conf["name"] = list["name"].clone();
-        let parsed = NetConf::parse(&conf.to_string()).unwrap();
+        assert_eq!(list, render(&options, &network, 1450));
+        let parsed = parsed(&options, &network, 1450).unwrap();
         assert_eq!((parsed.ranges.len(), parsed.mtu), (2, 1450));
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1, "no temporary file is left");
     }

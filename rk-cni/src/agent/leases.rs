@@ -7,11 +7,28 @@ use anyhow::Context;
 use net::{Socket, link};
 
 use super::conflist::NETWORK;
-use crate::plugin::bridge::host_name;
-use crate::plugin::ipam::Store;
+use crate::plugin::bridge::{self, host_name};
+use crate::plugin::conf::NetConf;
+use crate::plugin::ipam::{Owner, Store};
 
 /// An ADD reserves its address a moment before it makes the interface; younger reservations are left alone.
 const YOUNG: Duration = Duration::from_secs(120);
+
+/// Connects pods again whose bridge or port somebody removed by hand.
+pub fn reconnect(conf: &NetConf) -> anyhow::Result<()> {
+    if !Store::exists(&conf.data_dir, &conf.name) {
+        return Ok(());
+    }
+    let store = Store::open(&conf.data_dir, &conf.name).context("failed to open the address reservations")?;
+    let owners: Vec<Owner> = store.reservations().context("failed to read the address reservations")?.into_values().collect();
+    // The lock is not held while devices change; an ADD of these moments makes its own port a member itself.
+    drop(store);
+    let loose = bridge::heal(conf, &owners).context("failed to connect pods to the bridge")?;
+    if loose > 0 {
+        tracing::warn!(ports = loose, bridge = conf.bridge, "Connected pods whose bridge had been removed");
+    }
+    Ok(())
+}
 
 /// Releases every reservation older than [`YOUNG`] that has no interface.
 pub fn collect(data_dir: &Path) -> anyhow::Result<()> {
@@ -37,7 +54,6 @@ fn collect_older(data_dir: &Path, young: Duration) -> anyhow::Result<()> {
 mod tests {
     use super::*;
     use crate::plugin::conf::Range;
-    use crate::plugin::ipam::Owner;
 
     #[test]
     fn only_reservations_without_an_interface_go() {

@@ -216,6 +216,38 @@ fn ensure_bridge(socket: &Socket, conf: &NetConf, plan: &Plan) -> Result<Link, C
     Ok(Link { mac: Some(plan.bridge_mac), up: true, ..found })
 }
 
+/// Brings back what somebody removed by hand: the bridge, its addresses, and the ports of pods that have an interface.
+/// Returns how many ports were loose.
+pub fn heal(conf: &NetConf, owners: &[Owner]) -> Result<usize, CniError> {
+    let socket = Socket::route()?;
+    let names: Vec<String> = owners.iter().map(|owner| host_name(&owner.container_id, &owner.ifname)).collect();
+    let ports: Vec<Link> = link::list(&socket)?.into_iter().filter(|link| names.contains(&link.name)).collect();
+    // Without pods there is nothing to connect: the next ADD makes the bridge.
+    if ports.is_empty() {
+        return Ok(0);
+    }
+    let gateways: Vec<(IpAddr, u8)> =
+        conf.ranges.iter().filter_map(|set| set.first()).map(|range| (ipam::gateway(range), range.subnet.prefix_len())).collect();
+    let Some((main, _)) = gateways.first() else { return Ok(0) };
+    let plan = Plan {
+        host_name: String::new(),
+        pod_mac: Mac::from_ip(MAC_PREFIX.0, MAC_PREFIX.1, *main),
+        bridge_mac: Mac::from_ip(MAC_PREFIX.0, MAC_PREFIX.1, *main),
+        bridge_addresses: gateways.iter().filter_map(|(gateway, prefix)| IpNet::new(*gateway, *prefix).ok()).collect(),
+        pod_addresses: Vec::new(),
+        routes: Vec::new(),
+    };
+    let bridge = ensure_bridge(&socket, conf, &plan)?;
+    let loose: Vec<&Link> = ports.iter().filter(|port| port.master != Some(bridge.index) || !port.up).collect();
+    for port in &loose {
+        link::change(&socket, port.index, Change { up: Some(true), master: Some(bridge.index), ..Change::default() })?;
+        if conf.hairpin {
+            link::set_hairpin(&socket, port.index, true)?;
+        }
+    }
+    Ok(loose.len())
+}
+
 fn del(environment: &Environment, conf: &NetConf) -> Result<(), CniError> {
     let owner = owner(environment);
     // Everything is tried, so that one failure leaves as little behind as can be; the first is reported and DEL comes again.

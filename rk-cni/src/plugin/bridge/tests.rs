@@ -147,6 +147,37 @@ fn a_bridge_of_another_subnet_is_taken_over() {
 }
 
 #[test]
+fn a_bridge_that_somebody_removed_is_healed_under_running_pods() {
+    let lab = Lab::new();
+    let conf = lab.conf("1.0.0", json!({}));
+    let (a, b) = (Pod::new(), Pod::new());
+    lab.call("ADD", "pod-a", &a.path, &conf).unwrap();
+    let second = lab.call("ADD", "pod-b", &b.path, &conf).unwrap().unwrap();
+    let listener = b.namespace.run(|| TcpListener::bind("[::]:8080").unwrap()).unwrap();
+    let reach = |from: &NetNs, family: usize| {
+        let target = (address_of(&second, family), 8080).into();
+        from.run(|| TcpStream::connect_timeout(&target, Duration::from_millis(1500)).is_ok()).unwrap()
+    };
+    let owners: Vec<Owner> = Store::open(lab.data.path(), "rk").unwrap().reservations().unwrap().into_values().collect();
+    let parsed = NetConf::parse(&conf.to_string()).unwrap();
+    let healed = || lab.host.run(|| heal(&parsed, &owners).unwrap()).unwrap();
+    assert_eq!(healed(), 0, "nothing to do");
+    let socket = lab.host.socket().unwrap();
+    link::delete(&socket, "cni0").unwrap();
+    assert!(!reach(&a.namespace, 0));
+    assert_eq!(healed(), 2);
+    for family in [0, 1] {
+        assert!(reach(&a.namespace, family) && reach(&lab.host, family), "family {family}");
+    }
+    let bridge = link::by_name(&socket, "cni0").unwrap().index;
+    address::delete(&socket, bridge, "10.77.1.1/24".parse().unwrap()).unwrap();
+    assert!(!reach(&lab.host, 0));
+    assert_eq!(healed(), 0, "only the address was missing");
+    assert!(reach(&lab.host, 0));
+    drop(listener);
+}
+
+#[test]
 fn host_ports_lead_to_the_pod_from_outside_the_node_itself_and_the_pod() {
     let lab = Lab::new();
     let mappings = json!({"runtimeConfig": {"portMappings": [
