@@ -37,7 +37,13 @@ impl Random {
             Type::Int64 => [-1, 0, 1, i64::MAX, i64::MIN][self.below(5)].into(),
             Type::Double => json!([0.5, -1.5, 1e300][self.below(3)]),
             Type::Quantity => self.pick(&["0", "1", "-1", "100m", "1Ki", "3E", "1n"]).into(),
-            Type::IntOrString => if self.below(2) == 0 { 7.into() } else { self.text().into() },
+            Type::IntOrString => {
+                if self.below(2) == 0 {
+                    7.into()
+                } else {
+                    self.text().into()
+                }
+            }
             Type::Time => "2026-01-02T03:04:05Z".into(),
             Type::MicroTime => "2026-01-02T03:04:05.000006Z".into(),
             Type::Duration => self.pick(&["1s", "-2h0m0s"]).into(),
@@ -57,7 +63,8 @@ impl Random {
             }
             Type::List(id) => (0..=self.below(2)).map(|_| self.value(table, table.element(id), depth + 1)).collect(),
             Type::Map(id) => {
-                let entries = (0..=self.below(2)).map(|_| (self.text().to_owned(), self.value(table, table.element(id), depth + 1)));
+                let entries =
+                    (0..=self.below(2)).map(|_| (self.text().to_owned(), self.value(table, table.element(id), depth + 1)));
                 Value::Object(entries.collect())
             }
         }
@@ -114,7 +121,8 @@ fn quantities_are_what_they_print() {
         before = Some(quantity);
     }
     for _ in 0..20_000 {
-        let text: String = (0..random.below(12)).map(|_| random.pick(&["1", "0", ".", "-", "+", "e", "E", "K", "i", "m", " ", "é"])).collect();
+        let text: String =
+            (0..random.below(12)).map(|_| random.pick(&["1", "0", ".", "-", "+", "e", "E", "K", "i", "m", " ", "é"])).collect();
         if let Ok(quantity) = Quantity::parse(&text) {
             let _ = (quantity.value(), quantity.milli_value(), quantity.nanos(), quantity.neg().to_string());
         }
@@ -157,7 +165,8 @@ fn document(random: &mut Random, depth: usize) -> Value {
         2 => true.into(),
         3 => (0..random.below(4)).map(|_| document(random, depth + 1)).collect(),
         _ => {
-            let entries = (0..random.below(4)).map(|_| (random.pick(&["a", "b", "c/d", "e~f"]).to_owned(), document(random, depth + 1)));
+            let entries =
+                (0..random.below(4)).map(|_| (random.pick(&["a", "b", "c/d", "e~f"]).to_owned(), document(random, depth + 1)));
             Value::Object(entries.collect())
         }
     }
@@ -193,7 +202,16 @@ fn merge_patches_lead_from_any_document_to_any_other() {
 fn json_and_strategic_patches_never_panic() {
     let mut random = Random(0x0bad_5eed_0bad_5eed);
     let schema = Schema::builtin("", "v1", "Pod").unwrap();
-    let places = ["", "/spec", "/spec/containers", "/spec/containers/0", "/spec/containers/-", "/spec/containers/01", "/metadata/labels", "/x/y"];
+    let places = [
+        "",
+        "/spec",
+        "/spec/containers",
+        "/spec/containers/0",
+        "/spec/containers/-",
+        "/spec/containers/01",
+        "/metadata/labels",
+        "/x/y",
+    ];
     for _ in 0..3_000 {
         let pod = schema.decode_value(random.value(schema.table(), schema.root(), 0), FieldValidation::Ignore).unwrap().object;
         let operations: Vec<Value> = (0..=random.below(4))
@@ -209,7 +227,8 @@ fn json_and_strategic_patches_never_panic() {
         let mut change = random.value(schema.table(), schema.root(), 0);
         for directive in ["$patch", "$retainKeys", "$deleteFromPrimitiveList/finalizers", "$setElementOrder/containers"] {
             if random.below(3) == 0 {
-                change["spec"][directive] = [json!("replace"), json!("delete"), json!(["a"]), json!([{"name": "a"}]), json!(7)][random.below(5)].clone();
+                change["spec"][directive] =
+                    [json!("replace"), json!("delete"), json!(["a"]), json!([{"name": "a"}]), json!(7)][random.below(5)].clone();
             }
         }
         let body = serde_json::to_vec(&change).unwrap();
@@ -228,7 +247,8 @@ fn applying_twice_changes_nothing_more() {
     for kind in api::kind::all().iter().filter(|kind| api::kind::is_stable(kind.version) && kind.has_verb("patch")) {
         let schema = Schema::builtin(kind.group, kind.version, kind.kind).unwrap();
         for _ in 0..4 {
-            let mut wanted = schema.decode_value(random.value(schema.table(), schema.root(), 0), FieldValidation::Ignore).unwrap().object;
+            let mut wanted =
+                schema.decode_value(random.value(schema.table(), schema.root(), 0), FieldValidation::Ignore).unwrap().object;
             wanted["apiVersion"] = api::kind::api_version(kind.group, kind.version).into();
             wanted["kind"] = kind.kind.into();
             wanted["metadata"] = json!({"name": "x", "labels": {"a": "b"}});

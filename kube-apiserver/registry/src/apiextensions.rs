@@ -124,7 +124,12 @@ fn validate(object: &Value, errors: &mut Errors) {
             errors.required(&path.child("schema.openAPIV3Schema"), "");
         }
     }
-    let shown = || internal::compact("[]CustomResourceDefinitionVersion", &Value::Array(versions.iter().map(|v| hoisted(v, versions)).collect()));
+    let shown = || {
+        internal::compact(
+            "[]CustomResourceDefinitionVersion",
+            &Value::Array(versions.iter().map(|v| hoisted(v, versions)).collect()),
+        )
+    };
     let shown = || if spec.has("versions") { shown() } else { "null".to_owned() };
     if !unique {
         errors.add_shown(ErrorType::Invalid, &path.child("versions"), shown(), "must contain unique version names");
@@ -172,7 +177,9 @@ fn stored_versions(object: &Value, errors: &mut Errors) {
     let versions = object.at("spec").items("versions");
     for (index, name) in stored.iter().enumerate() {
         if !versions.iter().any(|version| version.text("name") == *name) {
-            let why = format!("missing from spec.versions; {name} was previously a storage version, and must remain in spec.versions until a storage migration ensures no data remains persisted in {name} and removes {name} from status.storedVersions");
+            let why = format!(
+                "missing from spec.versions; {name} was previously a storage version, and must remain in spec.versions until a storage migration ensures no data remains persisted in {name} and removes {name} from status.storedVersions"
+            );
             errors.invalid(&path.index(index), *name, why);
         }
     }

@@ -150,8 +150,17 @@ impl FieldType {
 #[derive(Clone, Debug)]
 enum Member {
     /// Fields of another struct among these; `within`: the JSON field that holds them.
-    Embedded { base: &'static str, within: Option<&'static str> },
-    Field { name: &'static str, json: String, kind: FieldType, tagged: bool, always: bool },
+    Embedded {
+        base: &'static str,
+        within: Option<&'static str>,
+    },
+    Field {
+        name: &'static str,
+        json: String,
+        kind: FieldType,
+        tagged: bool,
+        always: bool,
+    },
 }
 
 static TYPES: LazyLock<HashMap<&'static str, Vec<Member>>> = LazyLock::new(|| {

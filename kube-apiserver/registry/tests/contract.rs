@@ -31,9 +31,11 @@ fn everything_in_upstreams_discovery_is_in_the_table() {
             for wanted in version["resources"].as_array().unwrap() {
                 let plural = wanted["resource"].as_str().unwrap();
                 let at = format!("{group_name}/{version_name} {plural}");
-                let Some(have) = table.iter().map(|resource| &resource.names).find(|names| {
-                    names.group == group_name && names.version == version_name && names.plural == plural
-                }) else {
+                let Some(have) = table
+                    .iter()
+                    .map(|resource| &resource.names)
+                    .find(|names| names.group == group_name && names.version == version_name && names.plural == plural)
+                else {
                     wrong.push(format!("{at} is missing"));
                     continue;
                 };
@@ -82,9 +84,41 @@ impl Random {
 
     fn text(&mut self) -> &'static str {
         self.pick(&[
-            "", "a", "b-c", "default", "Bad Value!", "é☃", "10.0.0.1", "10.0.0.0/24", "fd00::/64", "::1", "example.com/x", "http://h/p",
-            "/a/../b", "*", "*/5 * * * *", "Always", "RollingUpdate", "ClusterIP", "NodePort", "None", "In", "Indexed", "50%", "101%",
-            "-", ".", "\u{0}", "2026-01-02", "a=b", "kubernetes.io/x", "x.y.z/w/v", "99999999999999999999", "LS0t", "true", "null",
+            "",
+            "a",
+            "b-c",
+            "default",
+            "Bad Value!",
+            "é☃",
+            "10.0.0.1",
+            "10.0.0.0/24",
+            "fd00::/64",
+            "::1",
+            "example.com/x",
+            "http://h/p",
+            "/a/../b",
+            "*",
+            "*/5 * * * *",
+            "Always",
+            "RollingUpdate",
+            "ClusterIP",
+            "NodePort",
+            "None",
+            "In",
+            "Indexed",
+            "50%",
+            "101%",
+            "-",
+            ".",
+            "\u{0}",
+            "2026-01-02",
+            "a=b",
+            "kubernetes.io/x",
+            "x.y.z/w/v",
+            "99999999999999999999",
+            "LS0t",
+            "true",
+            "null",
         ])
     }
 
@@ -119,7 +153,8 @@ impl Random {
             }
             Type::List(id) => (0..self.below(3)).map(|_| self.value(table, table.element(id), depth + 1)).collect(),
             Type::Map(id) => {
-                let entries = (0..self.below(3)).map(|_| (self.text().to_owned(), self.value(table, table.element(id), depth + 1)));
+                let entries =
+                    (0..self.below(3)).map(|_| (self.text().to_owned(), self.value(table, table.element(id), depth + 1)));
                 Value::Object(entries.collect())
             }
         }

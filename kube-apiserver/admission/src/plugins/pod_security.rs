@@ -252,7 +252,10 @@ mod tests {
             match answer {
                 Ok(()) => assert_eq!(why, "", "{version}"),
                 Err(refused) => {
-                    assert_eq!(refused.message, format!("pods \"p\" is forbidden: violates PodSecurity \"baseline:{version}\": {why}"));
+                    assert_eq!(
+                        refused.message,
+                        format!("pods \"p\" is forbidden: violates PodSecurity \"baseline:{version}\": {why}")
+                    );
                 }
             }
         }

@@ -134,12 +134,18 @@ mod tests {
         assert_eq!(complaints(&schema), Vec::<String>::new());
         for (schema, complaint) in [
             (json!({}), "s.type: Required value: must not be empty at the root"),
-            (json!({"type": "array", "items": {"type": "string"}}), "s.type: Invalid value: \"array\": must be object at the root"),
+            (
+                json!({"type": "array", "items": {"type": "string"}}),
+                "s.type: Invalid value: \"array\": must be object at the root",
+            ),
             (
                 json!({"type": "object", "properties": {"a": {}}}),
                 "s.properties[a].type: Required value: must not be empty for specified object fields",
             ),
-            (json!({"type": "object", "properties": {"a": {"type": "array"}}}), "s.properties[a].items: Required value: must be specified"),
+            (
+                json!({"type": "object", "properties": {"a": {"type": "array"}}}),
+                "s.properties[a].items: Required value: must be specified",
+            ),
             (
                 json!({"type": "object", "properties": {"a": {"type": "integer", "default": "x"}}}),
                 "s.properties[a].default: Invalid value: \"string\":  in body must be of type integer: \"string\"",

@@ -116,7 +116,10 @@ fn validate(object: &Value, errors: &mut Errors) {
         // Upstream looks at the template's labels on its own, after the selector, before it looks at the whole template.
         let mut twice = api::field::Errors::new();
         crate::metadata::validate_labels(labels, &path.child("template.labels"), &mut twice);
-        let at = whole.0.iter().position(|error| error.field.starts_with("spec.template") && error.field != "spec.template.metadata.labels");
+        let at = whole
+            .0
+            .iter()
+            .position(|error| error.field.starts_with("spec.template") && error.field != "spec.template.metadata.labels");
         let at = at.unwrap_or(whole.0.len());
         whole.0.splice(at..at, twice.0);
     }

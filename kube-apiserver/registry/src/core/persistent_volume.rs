@@ -7,8 +7,8 @@ use serde_json::{Value, json};
 
 use crate::check;
 use crate::column::{self, text, wide};
-use crate::pod_spec::defaults::{resource_list, storage_source};
 use crate::difference;
+use crate::pod_spec::defaults::{resource_list, storage_source};
 use crate::pod_spec::{affinity, volume};
 use crate::quantity;
 use crate::resource::{Context, Resource};

@@ -37,7 +37,11 @@ pub(super) fn claim_spec(spec: &Value, path: &Path, errors: &mut Errors) {
         match (exactly.is_null(), alternatives.is_empty()) {
             (true, true) => errors.required(&path, "exactly one of `exactly` or `firstAvailable` is required"),
             (false, false) => {
-                errors.invalid(&path, Value::Null, "exactly one of `exactly` or `firstAvailable` is required, but multiple fields are set");
+                errors.invalid(
+                    &path,
+                    Value::Null,
+                    "exactly one of `exactly` or `firstAvailable` is required, but multiple fields are set",
+                );
             }
             (false, true) => device_request(exactly, &path.child("exactly"), errors),
             (true, false) => {
@@ -56,7 +60,11 @@ pub(super) fn claim_spec(spec: &Value, path: &Path, errors: &mut Errors) {
         for (index, name) in held.items("requests").iter().enumerate() {
             let name = name.as_str().unwrap_or("");
             if !names.iter().any(|known| known == name) {
-                errors.invalid(&path.index(index), name, "must be the name of a request in the claim or the name of a request and a subrequest separated by '/'");
+                errors.invalid(
+                    &path.index(index),
+                    name,
+                    "must be the name of a request in the claim or the name of a request and a subrequest separated by '/'",
+                );
             }
         }
     };
@@ -309,7 +317,10 @@ mod tests {
         }));
         assert_eq!(complaints(|errors| claim_spec(&good, &Path::new("spec"), errors)), Vec::<String>::new());
         for (devices, field) in [
-            (json!({"requests": [{"name": "Gpu", "exactly": {"deviceClassName": "c", "allocationMode": "All"}}]}), "spec.devices.requests[0].name"),
+            (
+                json!({"requests": [{"name": "Gpu", "exactly": {"deviceClassName": "c", "allocationMode": "All"}}]}),
+                "spec.devices.requests[0].name",
+            ),
             (json!({"requests": [{"name": "gpu"}]}), "spec.devices.requests[0]"),
             (
                 json!({"requests": [{"name": "gpu", "exactly": {"allocationMode": "All"}}]}),

@@ -18,7 +18,12 @@ pub fn build(resource: &mut Resource) {
         validate_update: |_, new, old, errors| {
             validate(new, errors);
             if !same(new.at("spec"), old.at("spec")) {
-                errors.add_shown(ErrorType::Invalid, &Path::new("spec"), crate::internal::compact("VolumeAttachmentSpec", new.at("spec")), "field is immutable");
+                errors.add_shown(
+                    ErrorType::Invalid,
+                    &Path::new("spec"),
+                    crate::internal::compact("VolumeAttachmentSpec", new.at("spec")),
+                    "field is immutable",
+                );
             }
         },
         unconditional_update: false,

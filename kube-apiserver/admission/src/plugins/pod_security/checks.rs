@@ -263,10 +263,8 @@ fn seccomp_annotations(metadata: &Value, spec: &Value) -> Option<Finding> {
     let fine = |profile: &str| matches!(profile, "" | "runtime/default" | "docker/default") || profile.starts_with("localhost/");
     let annotations = &metadata["annotations"];
     let keys = std::iter::once(POD.to_owned()).chain(containers(spec).map(|c| format!("{CONTAINER}{}", text(c, "name"))));
-    let bad: std::collections::BTreeSet<String> = keys
-        .filter(|key| !fine(text(annotations, key)))
-        .map(|key| format!("{key}={:?}", text(annotations, &key)))
-        .collect();
+    let bad: std::collections::BTreeSet<String> =
+        keys.filter(|key| !fine(text(annotations, key))).map(|key| format!("{key}={:?}", text(annotations, &key))).collect();
     let word = if bad.len() == 1 { "forbidden annotation" } else { "forbidden annotations" };
     let list = bad.iter().map(String::as_str).collect::<Vec<_>>().join(", ");
     (!bad.is_empty()).then(|| ("seccompProfile", format!("{word} {list}")))
