@@ -47,8 +47,8 @@ pub struct File {
     #[serde(default)]
     extenders: Option<Vec<Value>>,
     /// Not used: one thread decides, and is fast enough.
-    #[serde(default, rename = "parallelism")]
-    _parallelism: Option<i32>,
+    #[serde(default)]
+    parallelism: Option<i32>,
     /// Not used.
     #[serde(default, rename = "enableProfiling")]
     _enable_profiling: Option<bool>,
@@ -161,6 +161,18 @@ impl File {
     fn parse(text: &str) -> anyhow::Result<Self> {
         let file: Self = serde_yaml::from_str(text)?;
         ensure!(file.kind == KIND, "kind is {:?}, want {KIND}", file.kind);
+        ensure!(
+            file.parallelism.is_none_or(|count| count > 0),
+            "parallelism: Invalid value: should be an integer value greater than zero"
+        );
+        let (initial, max) = (file.pod_initial_backoff_seconds.unwrap_or(1), file.pod_max_backoff_seconds.unwrap_or(10));
+        ensure!(initial > 0, "podInitialBackoffSeconds: Invalid value: {initial}: must be greater than 0");
+        ensure!(
+            max >= initial,
+            "podMaxBackoffSeconds: Invalid value: {max}: must be greater than or equal to PodInitialBackoffSeconds"
+        );
+        let lock = file.leader_election.resource_lock.as_deref().unwrap_or("leases");
+        ensure!(lock == "leases", "leaderElection.resourceLock: Invalid value: {lock:?}: resourceLock value must be \"leases\"");
         ensure!(file.api_version == API_VERSION, "apiVersion is {:?}, want {API_VERSION}", file.api_version);
         Ok(file)
     }
@@ -637,5 +649,13 @@ mod tests {
         assert_eq!(gpu.extenders().unwrap()[0].resources, ["x.io/gpu"]);
         assert_eq!(gpu.profiles().unwrap()[0].args.fit.ignored, ["x.io/gpu"]);
         assert!(File::parse("apiVersion: v1\nkind: Pod\n").is_err());
+        for text in [
+            "parallelism: 0",
+            "podInitialBackoffSeconds: 0",
+            "podMaxBackoffSeconds: 0",
+            "leaderElection: {resourceLock: endpoints}",
+        ] {
+            assert!(File::parse(&format!("{HEAD}{text}\n")).is_err(), "{text}");
+        }
     }
 }

@@ -33,7 +33,7 @@ fn document(config: &Config, file: Option<&File>) -> Value {
             "burst": connection.and_then(|own| own.burst).unwrap_or(100),
             "contentType": text(|own| own.content_type.clone(), "application/vnd.kubernetes.protobuf"),
             "kubeconfig": config.connection.kubeconfig.as_ref().map(|path| path.display().to_string()).unwrap_or_default(),
-            "qps": connection.and_then(|own| own.qps).unwrap_or(50.0),
+            "qps": connection.and_then(|own| own.qps).filter(|qps| *qps != 50.0).map_or(json!(50), Value::from),
         },
         "enableContentionProfiling": options.contention_profiling.unwrap_or(true),
         "enableProfiling": options.profiling.unwrap_or(true),
