@@ -319,6 +319,14 @@ impl Lab {
         self.spaces["node"].run(|| proxy.sync(self.family, Some(scope))).unwrap();
     }
 
+    /// As [`Lab::restart`], configured otherwise.
+    pub(crate) fn restart_with(&self, change: impl FnOnce(&mut Settings)) {
+        let mut new = settings(self.family);
+        change(&mut new);
+        let mut proxy = self.proxy.lock().unwrap();
+        proxy.backend = (self.kind.new)(new);
+    }
+
     /// Another proxy process takes over: it knows the objects, and nothing of what the kernel holds.
     pub(crate) fn restart(&self) {
         let mut proxy = self.proxy.lock().unwrap();
@@ -395,6 +403,31 @@ impl Lab {
             _ => {
                 let family = if self.family == Family::V4 { "ip" } else { "ip6" };
                 self.shell(&format!("nft flush chain {family} kube-proxy nat-prerouting"))
+            }
+        };
+    }
+
+    /// What a proxy leaves that was killed between two steps of a sync: chains and sets that nothing leads to, and some that
+    /// are only half of what they should be.
+    pub(crate) fn leave_half_a_sync(&self) {
+        let tool = self.tool();
+        match self.kind.name {
+            "iptables" => self.shell(&format!(
+                "{tool} -t nat -N KUBE-SEP-AAAAAAAAAAAAAAAA; {tool} -t nat -N KUBE-SVC-AAAAAAAAAAAAAAAA; \
+                 {tool} -t nat -A KUBE-SVC-AAAAAAAAAAAAAAAA -j KUBE-SEP-AAAAAAAAAAAAAAAA; {tool} -t nat -N KUBE-EXT-AAAAAAAAAAAAAAAA; \
+                 {tool} -t nat -A KUBE-EXT-AAAAAAAAAAAAAAAA -j KUBE-SVC-AAAAAAAAAAAAAAAA; \
+                 for c in $({tool}-save -t nat | sed -n 's/^:\\(KUBE-SEP-[^ ]*\\).*/\\1/p'); do {tool} -t nat -F $c; done"
+            )),
+            _ => {
+                let (family, ip, any) = if self.family == Family::V4 { ("ip", "ipv4_addr", "10.9.9.9") } else { ("ip6", "ipv6_addr", "fd09::9") };
+                let table = format!("{family} kube-proxy");
+                self.shell(&format!(
+                    "nft add chain {table} service-00000000-ns/gone/tcp; nft add chain {table} external-00000000-ns/gone/tcp; \
+                     nft add rule {table} external-00000000-ns/gone/tcp goto service-00000000-ns/gone/tcp; \
+                     nft 'add set {table} affinity-60-00000000-ns/gone/tcp__x/80 {{ type {ip}; flags dynamic,timeout; timeout 60s; }}'; \
+                     nft 'add element {table} service-ips {{ {any} . tcp . 80 : goto external-00000000-ns/gone/tcp }}'; \
+                     nft 'add element {table} cluster-ips {{ {any} }}'; nft flush map {table} endpoints-2"
+                ))
             }
         };
     }

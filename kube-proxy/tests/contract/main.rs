@@ -228,6 +228,89 @@ fn flushed_rules_are_noticed_and_restored() {
 }
 
 #[test]
+fn a_sync_that_was_killed_half_way_is_finished_by_the_next_process() {
+    each(|lab| {
+        let spec = json!({"type": "NodePort", "clusterIP": lab.vip(5), "ports": [{"port": 80, "nodePort": 30080}]});
+        lab.set(&service("web", spec), &["p1", "p2"]);
+        lab.set(
+            &service("sticky", json!({"clusterIP": lab.vip(6), "sessionAffinity": "ClientIP", "ports": [{"port": 80}]})),
+            &["p1"],
+        );
+        let whole = lab.all_rules();
+        lab.leave_half_a_sync();
+        assert_ne!(lab.all_rules(), whole, "{}", lab.title());
+        lab.restart();
+        lab.sync(Scope::All);
+        assert_eq!(lab.all_rules(), whole, "{}", lab.title());
+        assert!(matches!(lab.tcp("p3", &lab.at(lab.vip(5), 80)), Reply::From { .. }), "{}", lab.title());
+    });
+}
+
+#[test]
+fn a_process_that_is_configured_otherwise_takes_over() {
+    each(|lab| {
+        let spec = json!({"type": "NodePort", "clusterIP": lab.vip(5), "ports": [{"port": 80, "nodePort": 30080}]});
+        lab.set(&service("web", spec), &["remote"]);
+        let (vip, port) = (lab.at(lab.vip(5), 80), lab.at(lab.ip("node"), 30080));
+        assert_eq!(lab.tcp("p3", &vip).client(), lab.ip("p3"), "{}", lab.title());
+        assert_eq!(lab.tcp("outside", &port).server(), "remote", "{}", lab.title());
+        lab.restart_with(|settings| {
+            settings.masquerade_all = true;
+            settings.masquerade_bit = 20;
+            settings.localhost_node_ports = false;
+            // None of the node's addresses that the stranger can see.
+            settings.node_port_addresses = vec!["10.244.0.0/24".parse().unwrap(), "fd00:244::/64".parse().unwrap()];
+        });
+        lab.sync(Scope::All);
+        assert_ne!(lab.tcp("p3", &vip).client(), lab.ip("p3"), "{}: all is masqueraded", lab.title());
+        assert_eq!(lab.tcp("outside", &port), Reply::Refused, "{}: not on this address", lab.title());
+        if lab.family == Family::V4 {
+            assert_eq!(lab.tcp("node", "127.0.0.1:30080"), Reply::Refused, "{}", lab.title());
+        }
+        lab.cleanup();
+        assert!(!lab.all_rules().iter().any(|rule| rule.contains("web")), "{}", lab.title());
+    });
+}
+
+#[test]
+fn a_load_balancer_in_proxy_mode_is_not_short_circuited() {
+    each(|lab| {
+        let mut object =
+            service("web", json!({"type": "LoadBalancer", "clusterIP": lab.vip(5), "ports": [{"port": 80, "nodePort": 30080}]}));
+        let ingress = |mode: &str| json!({"loadBalancer": {"ingress": [{"ip": lab.outer(60), "ipMode": mode}]}});
+        object.status = serde_json::from_value(ingress("VIP")).unwrap();
+        lab.set(&object, &["p1"]);
+        assert_eq!(lab.tcp("p2", &lab.at(lab.outer(60), 80)).server(), "p1", "{}", lab.title());
+        // Its packets have to reach the balancer itself, which nobody is here.
+        object.status = serde_json::from_value(ingress("Proxy")).unwrap();
+        lab.set(&object, &["p1"]);
+        let reply = lab.tcp_within("p2", &lab.at(lab.outer(60), 80), Duration::from_millis(300));
+        assert!(!matches!(reply, Reply::From { .. }), "{}: {reply:?}", lab.title());
+        assert_eq!(lab.tcp("outside", &lab.at(lab.ip("node"), 30080)).server(), "p1", "{}", lab.title());
+    });
+}
+
+#[test]
+fn endpoints_that_flap_all_the_time_never_lose_a_connection_to_those_that_stay() {
+    each(|lab| {
+        let spec = json!({"clusterIP": lab.vip(5), "ports": [{"port": 80}]});
+        let target = lab.at(lab.vip(5), 80);
+        lab.set(&service("web", spec.clone()), &["p1"]);
+        let mut open = lab.connect("p3", &target);
+        for round in 0..100 {
+            // p1 stays; others come and go, and with them the number of endpoints.
+            let endpoints: &[&str] = [&["p1", "p2"][..], &["p1"], &["p1", "p2", "remote"], &["p1", "remote"]][round % 4];
+            lab.set(&service("web", spec.clone()), endpoints);
+            if round % 10 == 0 {
+                let reply = lab.tcp("p3", &target).server();
+                assert!(endpoints.contains(&reply.as_str()), "{}: {reply} of {endpoints:?}", lab.title());
+                assert!(open.echo(), "{}", lab.title());
+            }
+        }
+    });
+}
+
+#[test]
 fn many_small_changes_end_where_one_large_one_does() {
     each(|lab| {
         let mut random = 12_345_u64;
