@@ -86,6 +86,21 @@ pub async fn start(ctx: Context) -> anyhow::Result<()> {
         let this = Arc::clone(&this);
         async move { this.sync(&key.name).await }
     });
+    let options = &controller.ctx.config.options;
+    if !options.disable_attach_detach_reconcile_sync {
+        // What was changed behind our back (a VolumeAttachment, a node's status) and missed, is found out then.
+        let (this, period) = (Arc::clone(&controller), options.attach_detach_reconcile_sync_period.max(LOOK_AGAIN));
+        controller.ctx.every(period, move || {
+            let this = Arc::clone(&this);
+            async move {
+                this.attachments
+                    .list()
+                    .iter()
+                    .for_each(|attachment| this.queue.add(Key::cluster(attachment.spec.node_name.clone())));
+                Ok(())
+            }
+        });
+    }
     Ok(())
 }
 

@@ -7,6 +7,7 @@ use ipnet::IpNet;
 
 use crate::controllers;
 use crate::options::Options;
+use crate::serving;
 
 /// Validated configuration. Plain values are read from `options`; what needed parsing has its own field.
 #[derive(Debug)]
@@ -45,7 +46,38 @@ const UNSUPPORTED: &[Unsupported] = &[
     ("--min-compatibility-version", |o| !o.min_compatibility_version.is_empty()),
 ];
 
+/// Flags that upstream acts on and that change nothing here, with the value that they have when not given.
+macro_rules! without_effect {
+    ($($field:ident)*) => {
+        /// The flags among those that were given.
+        fn without_effect(options: &Options, default: &Options) -> Vec<String> {
+            let mut names = Vec::new();
+            $(if options.$field != default.$field {
+                names.push(format!("--{}", stringify!($field).replace('_', "-")));
+            })*
+            names
+        }
+    };
+}
+
+without_effect! {
+    allow_metric_labels allow_metric_labels_manifest authentication_skip_lookup authentication_token_webhook_cache_ttl
+    authentication_tolerate_lookup_failure authorization_webhook_cache_authorized_ttl authorization_webhook_cache_unauthorized_ttl
+    cert_dir concurrent_service_syncs configure_cloud_routes disabled_metrics enable_hostpath_provisioner feature_gates
+    flex_volume_plugin_dir http2_max_streams_per_connection kube_api_burst kube_api_content_type kube_api_qps log_flush_frequency
+    log_json_info_buffer_size log_json_split_stream log_text_info_buffer_size log_text_split_stream min_resync_period
+    namespace_sync_period permit_address_sharing permit_port_sharing requestheader_allowed_names requestheader_extra_headers_prefix
+    requestheader_group_headers requestheader_uid_headers requestheader_username_headers route_reconciliation_period
+    show_hidden_metrics_for_version unsupported_kube_api_over_localhost vmodule
+}
+
 impl Config {
+    /// The flags that were given and change nothing here: clients are not throttled, nothing is resynced without a cause, there is no
+    /// profiler to switch off, and what belongs to clouds is absent.
+    pub fn without_effect(&self) -> Vec<String> {
+        without_effect(&self.options, &<Options as clap::Parser>::parse_from(["kube-controller-manager"]))
+    }
+
     /// # Errors
     /// A value is malformed, contradicts another, or belongs to what rk does not do; the message says which.
     pub fn new(options: Options) -> Result<Config, ConfigError> {
@@ -101,6 +133,10 @@ impl Config {
                 return refuse(format!("--{name}-cert-file and --{name}-key-file must be given together"));
             }
         }
+        if !matches!(options.tls_min_version.as_str(), "" | "VersionTLS10" | "VersionTLS11" | "VersionTLS12" | "VersionTLS13") {
+            return refuse(format!("--tls-min-version: unknown tls version {:?}", options.tls_min_version));
+        }
+        serving::cipher_suites(&options.tls_cipher_suites).map_err(ConfigError)?;
         let controllers = controllers::select(&options.controllers).map_err(ConfigError)?;
         Ok(Config { bind_address, port, cluster_cidrs, service_cidrs, controllers, options })
     }
@@ -166,6 +202,13 @@ mod tests {
     }
 
     #[test]
+    fn what_has_no_effect_is_named_when_given() {
+        assert!(config(&[]).unwrap().without_effect().is_empty());
+        let given = config(&["--kube-api-qps=50", "--feature-gates=A=true", "--profiling=false", "--vmodule=x=1"]).unwrap();
+        assert_eq!(given.without_effect(), ["--feature-gates", "--kube-api-qps", "--vmodule"]);
+    }
+
+    #[test]
     fn what_cannot_work_is_refused_by_the_name_of_its_flag() {
         for (flags, expected) in [
             (&["--allocate-node-cidrs"][..], "--cluster-cidr"),
@@ -175,6 +218,8 @@ mod tests {
             (&["--cloud-provider=aws"], "--cloud-provider"),
             (&["--controllers=nope"], "nope"),
             (&["--tls-cert-file=/a"], "--tls-private-key-file"),
+            (&["--tls-min-version=VersionTLS14"], "--tls-min-version"),
+            (&["--tls-cipher-suites=TLS_NULL"], "--tls-cipher-suites"),
         ] {
             let error = config(flags).unwrap_err().to_string();
             assert!(error.contains(expected), "{flags:?}: {error}");

@@ -78,6 +78,7 @@ table! {
     "validatingadmissionpolicy-status-controller" "" "validatingadmissionpolicy-status-controller" true crate::validatingadmissionpolicy_status::start;
     "volumeattributesclass-protection-controller" "" "volumeattributesclass-protection-controller" true crate::vac_protection::start;
     "storageversion-garbage-collector-controller" "storage-version-gc" "storage-version-garbage-collector" true crate::storage_version_gc::start;
+    "service-lb-controller" "service" "service-controller" true crate::service_lb::start;
     "deployment-controller" "deployment" "deployment-controller" true crate::deployment::start;
     "replicaset-controller" "replicaset" "replicaset-controller" true crate::replicaset::start;
     "replicationcontroller-controller" "replicationcontroller" "replication-controller" true crate::replicaset::start_replication_controllers;
@@ -110,8 +111,6 @@ pub fn select(flags: &[String]) -> Result<Vec<&'static str>, String> {
 
 /// Names that upstream knows and that do nothing here: parts of cloud providers, and what is off by default upstream. They are accepted in `--controllers`, so that existing command lines go on working, and told in the log.
 pub const ABSENT: &[&str] = &[
-    "service-lb-controller",
-    "service",
     "node-route-controller",
     "route",
     "cloud-node-lifecycle-controller",

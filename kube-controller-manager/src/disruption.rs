@@ -3,6 +3,7 @@
 //! Upstream: pkg/controller/disruption
 
 pub mod plan;
+mod stale;
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -66,6 +67,7 @@ pub async fn start(ctx: Context) -> anyhow::Result<()> {
     controller.deployments.synced().await;
     controller.stateful.synced().await;
     controller.controllers.synced().await;
+    stale::start(&controller.ctx, &controller.pods);
     let this = Arc::clone(&controller);
     controller.ctx.run(&queue, 1, move |key| {
         let this = Arc::clone(&this);

@@ -34,7 +34,7 @@ pub async fn start(ctx: Context) -> anyhow::Result<()> {
     });
     services.synced().await;
     endpoints.synced().await;
-    service_pods::feed(&services, &pods, &queue);
+    service_pods::feed(&services, &pods, &queue, ctx.config.options.endpoint_updates_batch_period);
     pods.synced().await;
     let this = ctx.clone();
     ctx.run(&queue, workers(ctx.config.options.concurrent_endpoint_syncs), move |key| {

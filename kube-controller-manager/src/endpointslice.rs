@@ -68,7 +68,8 @@ pub async fn start(ctx: Context) -> anyhow::Result<()> {
     controller.nodes.synced().await;
     controller.slices.synced().await;
     // Pods come last: each of them would otherwise look for its Services, and for its node, in vain.
-    service_pods::feed(&controller.services, &controller.pods, &controller.queue);
+    let batch = controller.ctx.config.options.endpointslice_updates_batch_period;
+    service_pods::feed(&controller.services, &controller.pods, &controller.queue, batch);
     controller.pods.synced().await;
     let this = Arc::clone(&controller);
     let count = workers(controller.ctx.config.options.concurrent_service_endpoint_syncs);

@@ -31,7 +31,11 @@ pub async fn start(ctx: Context) -> anyhow::Result<()> {
         (ctx.store::<Service>(), ctx.store::<Endpoints>(), ctx.store::<EndpointSlice>(), ctx.queue());
     slices.add_index(BY_SERVICE, service_of);
     services.feed(&queue);
-    endpoints.feed(&queue);
+    let (feed, batch) = (queue.clone(), ctx.config.options.mirroring_endpointslice_updates_batch_period);
+    endpoints.on_change(move |change| {
+        let key = Key::of(change.object().as_ref());
+        if batch.is_zero() { feed.add(key) } else { feed.add_after(key, batch) }
+    });
     let feed = queue.clone();
     slices.on_change(move |change| {
         let slice = change.object();

@@ -269,7 +269,8 @@ impl Controller {
         let listed = self.ctx.namespaced::<Pod>(&key.namespace).list(&ListParams::default().labels(by)).await?;
         let all: Vec<Arc<Pod>> = listed.items.into_iter().map(Arc::new).collect();
         let mut best: Option<(i32, String)> = None;
-        let mut failed: Option<(String, String)> = None;
+        let mut failed: Option<(String, String, String)> = None;
+        let mut silent = 0;
         let mut statuses: Vec<MetricStatus> = Vec::new();
         for metric in &metrics {
             match self.one(key, metric, current, by, &all, &rules, draft.now).await {
@@ -282,17 +283,19 @@ impl Controller {
                 Err(error) => {
                     let reason = format!("FailedGet{}Metric", metric.type_);
                     self.ctx.warning(about, &reason, &error);
-                    failed = failed.or(Some((reason, error)));
+                    silent += 1;
+                    failed = failed.or_else(|| Some((reason, format!("failed to get {}: {error}", value_of(metric)), error)));
                 }
             }
         }
         draft.status.current_metrics = (!statuses.is_empty()).then_some(statuses);
-        if let Some((reason, error)) = failed
+        if let Some((reason, first, error)) = failed
             && best.as_ref().is_none_or(|(replicas, _)| *replicas < current)
         {
             draft.set("ScalingActive", "False", &reason, format!("the HPA was unable to compute the replica count: {error}"));
-            self.ctx.warning(about, "FailedComputeMetricsReplicas", format!("invalid metrics, first error is: {error}"));
-            anyhow::bail!("{error}");
+            let message = format!("invalid metrics ({silent} invalid out of {}), first error is: {first}", metrics.len());
+            self.ctx.warning(about, "FailedComputeMetricsReplicas", &message);
+            anyhow::bail!("{message}");
         }
         let (replicas, name) = best.context("no metrics given")?;
         draft.set(
@@ -324,7 +327,7 @@ impl Controller {
             value: value.map(quantity),
         };
         if let Some(source) = &metric.resource {
-            let samples = metrics::resource(client, &key.namespace, by, &source.name, None).await?;
+            let samples = metrics::resource(client, &key.namespace, by, &source.name, None).await;
             let proposal = by_resource(current, all, samples, &source.target, &source.name, None, rules, now)?;
             status.resource = Some(ResourceMetricStatus {
                 name: source.name.clone(),
@@ -334,7 +337,7 @@ impl Controller {
             return Ok(Measured { replicas: proposal.replicas, name: format!("{} resource{suffix}", source.name), status });
         }
         if let Some(source) = &metric.container_resource {
-            let samples = metrics::resource(client, &key.namespace, by, &source.name, Some(&source.container)).await?;
+            let samples = metrics::resource(client, &key.namespace, by, &source.name, Some(&source.container)).await;
             let proposal = by_resource(current, all, samples, &source.target, &source.name, Some(&source.container), rules, now)?;
             let current = value(Some(proposal.average), proposal.percent, None);
             status.container_resource =
@@ -342,7 +345,9 @@ impl Controller {
             return Ok(Measured { replicas: proposal.replicas, name: format!("{} container resource", source.name), status });
         }
         if let Some(source) = &metric.pods {
-            let samples = metrics::pods(client, &key.namespace, by, &source.metric.name, source.metric.selector.as_ref()).await?;
+            let name = &source.metric.name;
+            let samples = metrics::pods(client, &key.namespace, by, name, source.metric.selector.as_ref()).await;
+            let samples = samples.map_err(|error| format!("unable to get metric {name}: {error}"))?;
             let target = Target::Average { milli: target_of(source.target.average_value.as_ref())? };
             let proposal = replicas::per_pod(current, all, samples, &target, false, rules, now)?;
             status.pods =
@@ -365,15 +370,22 @@ impl Controller {
                 &source.metric.name,
                 source.metric.selector.as_ref(),
             )
-            .await?;
+            .await
+            .map_err(|error| {
+                let (metric, kind, name) = (&source.metric.name, &object.kind, &object.name);
+                format!("unable to get metric {metric}: {kind} on {} {name}/{error}", key.namespace)
+            })?;
             let (replicas, shown) = by_whole(current, ready, measured, &source.target, rules)?;
             status.object =
                 Some(ObjectMetricStatus { metric: source.metric.clone(), described_object: object.clone(), current: shown });
             return Ok(Measured { replicas, name: format!("{} metric {}", object.kind, source.metric.name), status });
         }
         if let Some(source) = &metric.external {
-            let measured =
-                metrics::external(client, &key.namespace, &source.metric.name, source.metric.selector.as_ref()).await?;
+            let measured = metrics::external(client, &key.namespace, &source.metric.name, source.metric.selector.as_ref()).await;
+            let measured = measured.map_err(|error| {
+                let selector = source.metric.selector.as_ref().map(crate::selector::format).unwrap_or_default();
+                format!("unable to get external metric {}/{}/{selector}: {error}", key.namespace, source.metric.name)
+            })?;
             let (replicas, shown) = by_whole(current, ready, measured, &source.target, rules)?;
             status.external = Some(ExternalMetricStatus { metric: source.metric.clone(), current: shown });
             return Ok(Measured {
@@ -419,16 +431,22 @@ fn by_whole(
 fn by_resource(
     current: i32,
     all: &[Arc<Pod>],
-    samples: replicas::Samples,
+    samples: Result<replicas::Samples, String>,
     target: &MetricTarget,
     name: &str,
     container: Option<&str>,
     rules: &Rules,
     now: jiff::Timestamp,
 ) -> Result<Proposal, String> {
-    match target.average_utilization {
+    let what = if target.average_utilization.is_some() { "utilization" } else { "usage" };
+    let failed = |error: String| format!("failed to get {name} {what}: {error}");
+    let samples = samples.map_err(|error| failed(format!("unable to get metrics for resource {name}: {error}")))?;
+    if all.is_empty() {
+        return Err(failed("no pods returned by selector while calculating replica count".to_owned()));
+    }
+    let proposal = match target.average_utilization {
         Some(percent) => {
-            let requests = requests(all, name, container)?;
+            let requests = requests(all, name, container).map_err(failed)?;
             replicas::per_pod(
                 current,
                 all,
@@ -443,6 +461,17 @@ fn by_resource(
             let target = Target::Average { milli: target_of(target.average_value.as_ref())? };
             replicas::per_pod(current, all, samples, &target, name == "cpu", rules, now)
         }
+    };
+    proposal.map_err(failed)
+}
+
+/// A metric in the words of the error that says it is silent.
+fn value_of(metric: &MetricSpec) -> String {
+    match (&metric.resource, &metric.container_resource, &metric.external) {
+        (Some(source), ..) => format!("{} resource metric value", source.name),
+        (_, Some(source), _) => format!("{} container metric value", source.name),
+        (.., Some(source)) => format!("{} external metric value", source.metric.name),
+        _ => format!("{} metric value", metric.type_.to_lowercase()),
     }
 }
 

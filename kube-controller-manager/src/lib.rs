@@ -49,6 +49,7 @@ pub mod resource_quota;
 pub mod root_ca_publisher;
 pub mod selector;
 pub mod service_cidr;
+pub mod service_lb;
 pub mod service_pods;
 pub mod serviceaccount;
 pub mod serviceaccount_token;

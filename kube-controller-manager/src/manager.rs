@@ -35,6 +35,15 @@ pub fn run(config: Config) -> anyhow::Result<()> {
     runtime.block_on(async {
         let tasks = Tasks::new();
         let running = start(Arc::new(config), tasks.clone()).await?;
+        let stop = tasks.token();
+        tasks.spawn("memory", async move {
+            // First when the controllers have started, then after whatever was seldom done since.
+            let mut pause = Duration::from_secs(20);
+            while stop.run_until_cancelled(tokio::time::sleep(pause)).await.is_some() {
+                component::memory::give_back_code();
+                pause = Duration::from_secs(600);
+            }
+        });
         tasks.until_signal().await;
         running.stop().await
     })
@@ -84,6 +93,10 @@ pub async fn start(config: Arc<Config>, tasks: Tasks) -> anyhow::Result<Running>
     let address = serving::start(&config, &tasks, checks.clone()).await?;
     tracing::info!(address = ?address, controllers = config.controllers.join(","), "Starting {COMPONENT} {}", component::version::current());
 
+    let idle = config.without_effect();
+    if !idle.is_empty() {
+        tracing::warn!(flags = idle.join(","), "Flags are accepted but have no effect");
+    }
     for name in options.controllers.iter().filter(|name| ABSENT.contains(&name.as_str())) {
         tracing::warn!(controller = name, "Controller is known but does nothing here");
     }
@@ -151,6 +164,9 @@ async fn lead(config: &Arc<Config>, clients: &Clients, own: &kube::Client, watch
             recorder: recorder.with_component(event_source(row)),
             clock: context::now,
         };
+        if tasks.token().run_until_cancelled(tokio::time::sleep(config.options.controller_start_interval)).await.is_none() {
+            return;
+        }
         let (starting, stop, name) = ((row.start)(ctx), tasks.token(), row.name);
         tasks.spawn(name, async move {
             match stop.run_until_cancelled(starting).await {

@@ -293,6 +293,8 @@ pub struct Options {
     #[arg(long, default_value = "text")]
     pub logging_format: String,
     #[arg(long, default_value = "")]
+    pub vmodule: String,
+    #[arg(long, default_value = "")]
     pub kubeconfig: String,
     #[arg(long, default_value = "")]
     pub master: String,

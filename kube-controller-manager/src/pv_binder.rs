@@ -161,6 +161,13 @@ impl Binder {
             (Some(name), None) => {
                 self.ctx.warning(about, "ProvisioningFailed", format!("storageclass.storage.k8s.io {name:?} not found"));
             }
+            (Some(_), Some(_)) if !self.ctx.config.options.enable_dynamic_provisioning => {
+                self.ctx.normal(
+                    about,
+                    "FailedBinding",
+                    "no persistent volumes available for this claim and no storage class is set",
+                );
+            }
             (Some(_), Some(class)) => self.ask_provisioner(claim, about, &class).await?,
         }
         // Once in a while, as upstream: the event keeps telling what is waited for.

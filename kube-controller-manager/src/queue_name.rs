@@ -33,6 +33,7 @@ pub fn of(controller: &'static str) -> &'static str {
         "resourcequota-controller" => "resourcequota_primary",
         "root-ca-certificate-publisher-controller" => "root_ca_cert_publisher",
         "service-cidr-controller" => "servicecidrs",
+        "service-lb-controller" => "service",
         "serviceaccount-controller" => "serviceaccount",
         "serviceaccount-token-controller" => "serviceaccount_tokens_secret",
         "statefulset-controller" => "statefulset",

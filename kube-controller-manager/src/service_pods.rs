@@ -4,6 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{ObjectReference, Pod, Service, ServicePort};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
@@ -14,14 +15,17 @@ use crate::key::Key;
 use crate::{pods, selector};
 
 /// Feeds `queue` with Services that change, and with those whose pods change in a way that endpoints show.
-pub fn feed(services: &Store<Service>, pods: &Store<Pod>, queue: &Queue<Key>) {
+///
+/// A change of a pod waits for `batch`, so that those that come meanwhile cost nothing.
+pub fn feed(services: &Store<Service>, pods: &Store<Pod>, queue: &Queue<Key>, batch: Duration) {
     services.feed(queue);
     let (queue, services) = (queue.clone(), services.clone());
     pods.on_change(move |change| {
         let enqueue = |pod: &Pod| {
             for service in services.in_namespace(&pod.namespace().unwrap_or_default()) {
                 if selects(&service, pod) {
-                    queue.add(Key::of(service.as_ref()));
+                    let key = Key::of(service.as_ref());
+                    if batch.is_zero() { queue.add(key) } else { queue.add_after(key, batch) }
                 }
             }
         };

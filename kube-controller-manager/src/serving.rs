@@ -18,10 +18,12 @@ use k8s_openapi::api::authorization::v1::{NonResourceAttributes, SubjectAccessRe
 use kube::api::PostParams;
 use kube::{Api, Client};
 use rustls::server::WebPkiClientVerifier;
+use rustls::{CipherSuite, ServerConfig};
 use tokio::net::TcpListener;
 
 use crate::config::Config;
 use crate::manager::path;
+use crate::options::Options;
 
 /// Binds and serves; `None` when `--secure-port=0`.
 ///
@@ -57,12 +59,89 @@ pub async fn start(config: &Config, tasks: &Tasks, checks: Checks) -> anyhow::Re
     let gate = Arc::new(Gate { reviewer, open: options.authorization_always_allow_paths.clone() });
     let address = std::net::SocketAddr::new(config.bind_address, config.port);
     let listener = TcpListener::bind(address).await.with_context(|| format!("failed to listen on {address}"))?;
-    let bound = serve::serve(tasks, listener, Some(serve::tls_config(serving, verifier)), move |request| {
+    let bound = serve::serve(tasks, listener, Some(tls_config(options, serving, verifier)?), move |request| {
         let (gate, checks) = (Arc::clone(&gate), checks.clone());
         async move { gate.answer(request, &checks).await }
     })?;
     Ok(Some(bound))
 }
+
+/// TLS as `--tls-min-version`, `--tls-cipher-suites` and `--disable-http2-serving` want it.
+fn tls_config(
+    options: &Options,
+    serving: Arc<Serving>,
+    verifier: Option<Arc<dyn rustls::server::danger::ClientCertVerifier>>,
+) -> anyhow::Result<Arc<ServerConfig>> {
+    let chosen = cipher_suites(&options.tls_cipher_suites).map_err(anyhow::Error::msg)?;
+    let mut provider = rustls::crypto::aws_lc_rs::default_provider();
+    // As in Go, the suites of TLS 1.3 cannot be chosen.
+    let is_13 = |suite: &rustls::SupportedCipherSuite| suite.tls13().is_some();
+    provider.cipher_suites.retain(|suite| chosen.is_empty() || is_13(suite) || chosen.contains(&suite.suite()));
+    let versions: &[&rustls::SupportedProtocolVersion] = match options.tls_min_version.as_str() {
+        "VersionTLS13" => &[&rustls::version::TLS13],
+        _ => &[&rustls::version::TLS13, &rustls::version::TLS12],
+    };
+    let builder = ServerConfig::builder_with_provider(Arc::new(provider)).with_protocol_versions(versions);
+    let builder = builder.context("--tls-cipher-suites, --tls-min-version")?;
+    let mut config = match verifier {
+        Some(verifier) => builder.with_client_cert_verifier(verifier),
+        None => builder.with_no_client_auth(),
+    }
+    .with_cert_resolver(serving);
+    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    if options.disable_http2_serving {
+        config.alpn_protocols.remove(0);
+    }
+    Ok(Arc::new(config))
+}
+
+/// The suites of these names (Go's and IANA's). Suites that are known and too weak to be offered are left out.
+///
+/// # Errors
+/// A name is no suite's.
+pub fn cipher_suites(names: &[String]) -> Result<Vec<CipherSuite>, String> {
+    let mut suites = Vec::new();
+    for name in names.iter().map(|name| name.trim()).filter(|name| !name.is_empty()) {
+        let plain = name.strip_suffix("_SHA256").filter(|_| name.contains("CHACHA20_POLY1305")).unwrap_or(name);
+        match SUITES.iter().find(|(known, _)| *known == plain) {
+            Some((_, suite)) => suites.extend(*suite),
+            None => return Err(format!("--tls-cipher-suites: Cipher suite {name} not supported or doesn't exist")),
+        }
+    }
+    if !names.is_empty() && suites.is_empty() {
+        return Err("--tls-cipher-suites: none of the given suites is offered".to_owned());
+    }
+    Ok(suites)
+}
+
+/// What Go knows; without a suite where rustls, for good reasons, does not offer it.
+const SUITES: &[(&str, Option<CipherSuite>)] = &[
+    ("TLS_AES_128_GCM_SHA256", Some(CipherSuite::TLS13_AES_128_GCM_SHA256)),
+    ("TLS_AES_256_GCM_SHA384", Some(CipherSuite::TLS13_AES_256_GCM_SHA384)),
+    ("TLS_CHACHA20_POLY1305", Some(CipherSuite::TLS13_CHACHA20_POLY1305_SHA256)),
+    ("TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256", Some(CipherSuite::TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256)),
+    ("TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384", Some(CipherSuite::TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384)),
+    ("TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305", Some(CipherSuite::TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256)),
+    ("TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256", Some(CipherSuite::TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256)),
+    ("TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384", Some(CipherSuite::TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384)),
+    ("TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305", Some(CipherSuite::TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256)),
+    ("TLS_ECDHE_ECDSA_WITH_AES_128_CBC_SHA", None),
+    ("TLS_ECDHE_ECDSA_WITH_AES_128_CBC_SHA256", None),
+    ("TLS_ECDHE_ECDSA_WITH_AES_256_CBC_SHA", None),
+    ("TLS_ECDHE_ECDSA_WITH_RC4_128_SHA", None),
+    ("TLS_ECDHE_RSA_WITH_3DES_EDE_CBC_SHA", None),
+    ("TLS_ECDHE_RSA_WITH_AES_128_CBC_SHA", None),
+    ("TLS_ECDHE_RSA_WITH_AES_128_CBC_SHA256", None),
+    ("TLS_ECDHE_RSA_WITH_AES_256_CBC_SHA", None),
+    ("TLS_ECDHE_RSA_WITH_RC4_128_SHA", None),
+    ("TLS_RSA_WITH_3DES_EDE_CBC_SHA", None),
+    ("TLS_RSA_WITH_AES_128_CBC_SHA", None),
+    ("TLS_RSA_WITH_AES_128_CBC_SHA256", None),
+    ("TLS_RSA_WITH_AES_128_GCM_SHA256", None),
+    ("TLS_RSA_WITH_AES_256_CBC_SHA", None),
+    ("TLS_RSA_WITH_AES_256_GCM_SHA384", None),
+    ("TLS_RSA_WITH_RC4_128_SHA", None),
+];
 
 struct Gate {
     reviewer: Option<Client>,
@@ -151,6 +230,18 @@ fn is_open(open: &[String], path: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
+    #[test]
+    fn cipher_suites_are_chosen_by_name() {
+        let names = |list: &[&str]| list.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
+        let strong = "TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256";
+        let chosen = super::cipher_suites(&names(&[strong, "TLS_RSA_WITH_AES_128_CBC_SHA"])).unwrap();
+        assert_eq!(chosen, [rustls::CipherSuite::TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256]);
+        assert_eq!(super::cipher_suites(&names(&["TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256"])).unwrap().len(), 1);
+        assert!(super::cipher_suites(&names(&["TLS_RSA_WITH_AES_128_CBC_SHA"])).is_err(), "nothing would be left");
+        assert!(super::cipher_suites(&names(&["nope"])).is_err());
+        assert!(super::cipher_suites(&[]).unwrap().is_empty());
+    }
+
     #[test]
     fn only_the_listed_paths_are_open() {
         let open = ["/healthz".to_owned(), "/debug/*".to_owned()];

@@ -14,12 +14,40 @@ use super::replicas::{Sample, Samples};
 use crate::api_error;
 use crate::selector;
 
+/// The versions of the custom metrics API, the better first; adapters serve one or both.
+const CUSTOM_VERSIONS: [&str; 2] = ["v1beta2", "v1beta1"];
+
+/// Asks for a custom metric below `path` in the first version that there is.
+async fn custom(client: &Client, path: &str, query: &[(&str, &str)]) -> Result<Value, String> {
+    let mut answer = Err(Failure { message: String::new(), is_not_found: true });
+    for version in CUSTOM_VERSIONS {
+        answer = send(client, &format!("/apis/custom.metrics.k8s.io/{version}/{path}"), query).await;
+        match &answer {
+            Err(error) if error.is_not_found => {}
+            _ => break,
+        }
+    }
+    answer.map_err(|error| format!("unable to fetch metrics from custom metrics API: {}", error.message))
+}
+
+struct Failure {
+    message: String,
+    is_not_found: bool,
+}
+
 async fn get(client: &Client, path: &str, query: &[(&str, &str)]) -> Result<Value, String> {
+    send(client, path, query).await.map_err(|error| error.message)
+}
+
+async fn send(client: &Client, path: &str, query: &[(&str, &str)]) -> Result<Value, Failure> {
     let text: Vec<String> =
         query.iter().filter(|(_, value)| !value.is_empty()).map(|(key, value)| format!("{key}={}", escape(value))).collect();
     let uri = if text.is_empty() { path.to_owned() } else { format!("{path}?{}", text.join("&")) };
-    let request = http::Request::get(uri).body(Vec::new()).map_err(|error| error.to_string())?;
-    client.request(request).await.map_err(|error| api_error::message(&error))
+    let unusable = |error: http::Error| Failure { message: error.to_string(), is_not_found: false };
+    let request = http::Request::get(uri).body(Vec::new()).map_err(unusable)?;
+    let failure =
+        |error: kube::Error| Failure { message: api_error::message(&error), is_not_found: api_error::is_not_found(&error) };
+    client.request(request).await.map_err(failure)
 }
 
 fn escape(text: &str) -> String {
@@ -76,10 +104,9 @@ pub async fn pods(
     name: &str,
     metric: Option<&LabelSelector>,
 ) -> Result<Samples, String> {
-    let path = format!("/apis/custom.metrics.k8s.io/v1beta2/namespaces/{namespace}/pods/*/{name}");
+    let path = format!("namespaces/{namespace}/pods/*/{name}");
     let metric = metric.map(selector::format).unwrap_or_default();
-    let list = get(client, &path, &[("labelSelector", by), ("metricLabelSelector", &metric)]).await;
-    let list = list.map_err(|error| format!("unable to fetch metrics from custom metrics API: {error}"))?;
+    let list = custom(client, &path, &[("labelSelector", by), ("metricLabelSelector", &metric)]).await?;
     let sample = |item: &Value| {
         let window = Duration::from_secs(item["windowSeconds"].as_u64().unwrap_or(60));
         Some((
@@ -103,10 +130,13 @@ pub async fn object(
     name: &str,
     metric: Option<&LabelSelector>,
 ) -> Result<i64, String> {
-    let path = format!("/apis/custom.metrics.k8s.io/v1beta2/namespaces/{namespace}/{resource}/{object}/{name}");
+    let path = match resource {
+        // The autoscaler's own namespace, whatever name is given: a reference does not lead out of it.
+        "namespaces" => format!("namespaces/{namespace}/metrics/{name}"),
+        _ => format!("namespaces/{namespace}/{resource}/{object}/{name}"),
+    };
     let metric = metric.map(selector::format).unwrap_or_default();
-    let list = get(client, &path, &[("metricLabelSelector", &metric)]).await;
-    let list = list.map_err(|error| format!("unable to fetch metrics from custom metrics API: {error}"))?;
+    let list = custom(client, &path, &[("metricLabelSelector", &metric)]).await?;
     milli(&list["items"][0]["value"]).ok_or_else(|| "no metrics returned from custom metrics API".to_owned())
 }
 

@@ -5,6 +5,7 @@
 use std::time::Duration;
 
 use anyhow::Context as _;
+use api::quantity::Quantity;
 use k8s_openapi::api::core::v1::{PersistentVolume, Pod};
 use kube::api::{DeleteParams, PostParams};
 use kube::{Resource, ResourceExt};
@@ -66,14 +67,30 @@ pub async fn recycle(binder: &Binder, volume: &PersistentVolume) -> anyhow::Resu
     Ok(Requeue::No)
 }
 
+/// Seconds that scrubbing may take: so many for each GiB, but no fewer than `least`. Upstream: CalculateTimeoutForVolume.
+fn timeout(bytes: i64, least: i32, each: i32) -> i64 {
+    let wanted = (bytes >> 30).saturating_mul(i64::from(each));
+    wanted.max(i64::from(least))
+}
+
 /// The pod of the flags' template file, or the built-in one, with the volume in it.
 fn scrubber(binder: &Binder, volume: &PersistentVolume, name: &str) -> anyhow::Result<Pod> {
     let options = &binder.ctx.config.options;
     let spec = volume.spec.clone().unwrap_or_default();
-    let (file, timeout) = match spec.nfs {
-        Some(_) => (&options.pv_recycler_pod_template_filepath_nfs, options.pv_recycler_minimum_timeout_nfs),
-        None => (&options.pv_recycler_pod_template_filepath_hostpath, options.pv_recycler_minimum_timeout_hostpath),
+    let (file, least, each) = match spec.nfs {
+        Some(_) => (
+            &options.pv_recycler_pod_template_filepath_nfs,
+            options.pv_recycler_minimum_timeout_nfs,
+            options.pv_recycler_increment_timeout_nfs,
+        ),
+        None => (
+            &options.pv_recycler_pod_template_filepath_hostpath,
+            options.pv_recycler_minimum_timeout_hostpath,
+            options.pv_recycler_timeout_increment_hostpath,
+        ),
     };
+    let size = spec.capacity.as_ref().and_then(|capacity| Quantity::parse(&capacity.get("storage")?.0).ok());
+    let timeout = timeout(size.map_or(0, |size| size.value()), least, each);
     let mut pod: Pod = match Config::file(file) {
         Some(path) => serde_yaml::from_str(&std::fs::read_to_string(&path)?)
             .with_context(|| format!("recycler pod template {}", path.display()))?,
@@ -91,4 +108,13 @@ fn scrubber(binder: &Binder, volume: &PersistentVolume, name: &str) -> anyhow::R
     slot.host_path = spec.host_path;
     slot.nfs = spec.nfs;
     Ok(pod)
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn scrubbing_may_take_longer_for_larger_volumes() {
+        assert_eq!(super::timeout(1 << 30, 60, 30), 60);
+        assert_eq!(super::timeout(10 << 30, 60, 30), 300);
+    }
 }
