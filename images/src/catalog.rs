@@ -17,7 +17,7 @@ pub const REPOSITORY: &str = "registry.k8s.io";
 /// A program that goes into an image is missing: the text names the Debian package.
 pub fn all(bins: &Path, version: &str) -> Result<Vec<(String, Image)>> {
     let mut images = vec![("pause".to_owned(), pause(bins)?), ("etcd".to_owned(), etcd()?)];
-    for name in ["kube-apiserver", "kube-controller-manager", "kube-scheduler", "rk-dns"] {
+    for name in ["kube-apiserver", "kube-controller-manager", "kube-scheduler", "rk-dns", "rk-ingress"] {
         images.push((name.to_owned(), component(bins, name, version)?));
     }
     for name in ["kube-proxy", "rk-cni"] {

@@ -40,6 +40,12 @@ pub const ADDONS: &[Addon] = &[
         template: include_str!("../../manifests/addons/metrics.yaml"),
         disabled: |_| false,
     },
+    Addon {
+        phase: "ingress",
+        name: "rk-ingress",
+        template: include_str!("../../manifests/addons/rk-ingress.yaml"),
+        disabled: |_| false,
+    },
 ];
 
 impl Addon {

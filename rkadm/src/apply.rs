@@ -29,6 +29,7 @@ const KINDS: &[(&str, &str, bool)] = &[
     ("Pod", "pods", true),
     ("DaemonSet", "daemonsets", true),
     ("Deployment", "deployments", true),
+    ("IngressClass", "ingressclasses", false),
     ("Role", "roles", true),
     ("RoleBinding", "rolebindings", true),
     ("ClusterRole", "clusterroles", false),

@@ -156,6 +156,7 @@ pub const INIT: &[Phase<Init>] = &[
             phase!("coredns", "Install the cluster DNS under the names of the CoreDNS addon", addon::coredns),
             phase!("kube-proxy", "Install the kube-proxy addon to a Kubernetes cluster", addon::kube_proxy),
             phase!("metrics", "Switch on the metrics API of rk, for kubectl top and autoscalers", addon::metrics),
+            phase!("ingress", "Install the Ingress controller of rk (only when named)", addon::ingress),
         ],
     ),
     phase!("show-join-command", "Show the join command for control-plane and worker node", show_join_command::run),
@@ -196,6 +197,9 @@ pub const RESET: &[Phase<Reset>] = &[
     phase!("cleanup-node", "Run cleanup node.", reset::cleanup_node),
 ];
 
+/// What runs only when it is named: a cluster works without.
+const OPTIONAL: &[&str] = &["addon/ingress"];
+
 /// Runs a whole table but what is skipped (`addon`, `addon/coredns`).
 pub async fn run_all<C>(table: &'static [Phase<C>], context: &mut C, skip: &[String]) -> anyhow::Result<()> {
     check_names(table, skip)?;
@@ -221,7 +225,7 @@ async fn run_phase<C>(phase: &'static Phase<C>, context: &mut C, path: &str, ski
     }
     for sub in phase.phases {
         let path = format!("{path}/{}", sub.name);
-        if skip.contains(&path) {
+        if skip.contains(&path) || OPTIONAL.contains(&path.as_str()) {
             continue;
         }
         // Two levels are all there is, so this does not recurse deeper.
@@ -330,9 +334,9 @@ mod tests {
         let mut ours = Vec::new();
         for phase in table {
             ours.push(phase.name.to_string());
-            // rk-cni and metrics are ours alone.
+            // These are ours alone.
             ours.extend(
-                phase.phases.iter().filter(|sub| !["rk-cni", "metrics"].contains(&sub.name)).map(|sub| format!("/{}", sub.name)),
+                phase.phases.iter().filter(|sub| !["rk-cni", "metrics", "ingress"].contains(&sub.name)).map(|sub| format!("/{}", sub.name)),
             );
         }
         ours

@@ -41,7 +41,7 @@ fn sources() -> Vec<(String, String)> {
     names.lines().filter_map(read).collect()
 }
 
-const BINARIES: [&str; 9] = [
+const BINARIES: [&str; 10] = [
     "kube-apiserver",
     "kube-controller-manager",
     "kube-proxy",
@@ -49,6 +49,7 @@ const BINARIES: [&str; 9] = [
     "kubelet",
     "rk-cni",
     "rk-dns",
+    "rk-ingress",
     "rk-test",
     "rkadm",
 ];
@@ -87,6 +88,7 @@ fn dependencies_point_one_way() {
         ("kube-proxy", &["api", "client", "component", "net"]),
         ("rk-cni", &["api", "client", "component", "net"]),
         ("rk-dns", &["api", "client", "component"]),
+        ("rk-ingress", &["client", "component"]),
     ];
     let dependencies = dependencies();
     for (name, allowed) in rules {

@@ -208,7 +208,8 @@ mod tests {
             assert_eq!(names.len(), objects.len(), "{resource}");
             assert!(objects.iter().all(|object| object["metadata"]["labels"][LABEL] == "rbac-defaults"));
         }
-        assert_eq!(defaults()[0].objects.len(), 71);
+        // 71 are upstream's, rk-service-lb is ours.
+        assert_eq!(defaults()[0].objects.len(), 72);
     }
 
     #[test]

@@ -30,6 +30,10 @@ pub async fn metrics(init: &mut Init) -> anyhow::Result<()> {
     one(init, "metrics").await
 }
 
+pub async fn ingress(init: &mut Init) -> anyhow::Result<()> {
+    one(init, "ingress").await
+}
+
 pub async fn kube_proxy(init: &mut Init) -> anyhow::Result<()> {
     one(init, "kube-proxy").await
 }

@@ -31,6 +31,7 @@ pub const APPLY: &[Phase<Upgrade>] = &[
             phase!("coredns", "Upgrade the CoreDNS addon", coredns),
             phase!("kube-proxy", "Upgrade the kube-proxy addon", kube_proxy),
             phase!("metrics", "Upgrade the resource metrics API", metrics),
+            phase!("ingress", "Upgrade the Ingress controller of rk, where it is installed", ingress),
         ],
     ),
     phase!("post-upgrade", "Run post upgrade tasks", post_upgrade),
@@ -146,6 +147,11 @@ async fn kube_proxy(upgrade: &mut Upgrade) -> anyhow::Result<()> {
 
 async fn metrics(upgrade: &mut Upgrade) -> anyhow::Result<()> {
     add_on(upgrade, "metrics").await
+}
+
+async fn ingress(upgrade: &mut Upgrade) -> anyhow::Result<()> {
+    let installed = upgrade.api.find("/apis/apps/v1/namespaces/kube-system/deployments/rk-ingress").await?;
+    if installed.is_none() { Ok(()) } else { add_on(upgrade, "ingress").await }
 }
 
 async fn add_on(upgrade: &mut Upgrade, phase: &str) -> anyhow::Result<()> {
