@@ -101,6 +101,16 @@ impl QuotaWriter for Quotas {
     }
 }
 
+/// An operation as metrics have it.
+fn name_of(operation: Operation) -> &'static str {
+    match operation {
+        Operation::Create => "CREATE",
+        Operation::Update => "UPDATE",
+        Operation::Delete => "DELETE",
+        Operation::Connect => "CONNECT",
+    }
+}
+
 /// The request as admission sees it.
 fn attributes(call: &Call, served: &Served, operation: Operation, object: &Value, options: &WriteOptions) -> Attributes {
     let names = &served.resource.names;
@@ -148,7 +158,10 @@ impl Server {
             attributes(call, served, operation, if object.is_null() { old.unwrap_or(&Value::Null) } else { object }, options);
         let mut nothing = Value::Null;
         let object = if operation == Operation::Delete { &mut nothing } else { object };
-        self.admission.0.admit(&attributes, object, old, &mut call.warnings).await
+        let began = std::time::Instant::now();
+        let result = self.admission.0.admit(&attributes, object, old, &mut call.warnings).await;
+        crate::metrics::admission_step("admit", name_of(operation), began.elapsed(), result.is_err());
+        result
     }
 
     /// Runs the validating parts of all plugins, and the checks against escalation that belong to roles and bindings.
@@ -174,6 +187,9 @@ impl Server {
         }
         let attributes =
             attributes(call, served, operation, if object.is_null() { old.unwrap_or(&Value::Null) } else { object }, options);
-        self.admission.0.validate(&attributes, object, old, &mut call.warnings).await
+        let began = std::time::Instant::now();
+        let result = self.admission.0.validate(&attributes, object, old, &mut call.warnings).await;
+        crate::metrics::admission_step("validate", name_of(operation), began.elapsed(), result.is_err());
+        result
     }
 }

@@ -214,6 +214,7 @@ fn impersonate(server: &Server, user: Arc<User>, request: &mut Request<Incoming>
 struct Slot<'a> {
     _permit: Option<SemaphorePermit<'a>>,
     _seat: Option<Seat>,
+    _executing: Option<metrics::Executing>,
     kind: &'static str,
 }
 
@@ -230,12 +231,19 @@ async fn slot<'a>(server: &'a Server, info: &RequestInfo, user: &User, notes: &N
     }
     let reads = matches!(info.verb.as_str(), "get" | "list" | "watch");
     let kind = if reads { "readOnly" } else { "mutating" };
-    let (mut permit, mut seat) = (None, None);
+    let (mut permit, mut seat, mut executing) = (None, None, None);
     if server.config.priority_and_fairness {
         if let Some(schema) = server.flow.classify(&server.caches, info, user) {
             let entered = server.flow.enter(&schema, info, user).await;
+            seat = match entered {
+                Ok(seat) => seat,
+                Err(refused) => {
+                    let _ = notes.schema.set(schema);
+                    return Err(refused);
+                }
+            };
+            executing = Some(metrics::Executing::begin(&schema.level.name, &schema.name));
             let _ = notes.schema.set(schema);
-            seat = entered?;
         }
     } else if info.is_resource && info.verb != "watch" {
         let limit = if reads { &server.limits.reading } else { &server.limits.writing };
@@ -248,7 +256,7 @@ async fn slot<'a>(server: &'a Server, info: &RequestInfo, user: &User, notes: &N
         }
     }
     metrics::in_flight(kind, 1);
-    Ok(Some(Slot { _permit: permit, _seat: seat, kind }))
+    Ok(Some(Slot { _permit: permit, _seat: seat, _executing: executing, kind }))
 }
 
 fn authorize(server: &Server, info: &RequestInfo, query: &Query, user: &User, audit: Option<&Arc<Record>>) -> Result<(), Status> {

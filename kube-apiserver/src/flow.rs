@@ -9,7 +9,7 @@ mod schema;
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use api::lister::Lister;
 use api::status::Status;
@@ -88,7 +88,10 @@ impl Flow {
             metrics::rejected(&level.name, &schema.name, reason);
             Err(Status::too_many_requests("Too many requests, please try again later.", 1))
         };
-        match tokio::time::timeout(WAIT, level.clone().enter(schema.flow(info, user))).await {
+        let began = Instant::now();
+        let entered = tokio::time::timeout(WAIT, level.clone().enter(schema.flow(info, user))).await;
+        metrics::waited(&level.name, &schema.name, began.elapsed(), matches!(entered, Ok(Ok(_))));
+        match entered {
             Ok(Ok(seat)) => {
                 metrics::dispatched(&level.name, &schema.name);
                 Ok(Some(seat))

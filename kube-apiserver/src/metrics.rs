@@ -90,6 +90,23 @@ metric!(DEPRECATED: IntGaugeVec = register_int_gauge_vec!(
     "Gauge of deprecated APIs that have been requested, broken out by API group, version, resource, subresource, and removed_release.",
     &["group", "version", "resource", "subresource", "removed_release"]
 ));
+metric!(STEP: HistogramVec = register_histogram_vec!(
+    "apiserver_admission_step_admission_duration_seconds",
+    "Admission sub-step latency histogram in seconds, broken out for each operation and API resource and step type (validate or admit).",
+    &["type", "operation", "rejected"],
+    vec![0.005, 0.025, 0.1, 0.5, 1.0, 2.5]
+));
+metric!(EXECUTING: IntGaugeVec = register_int_gauge_vec!(
+    "apiserver_flowcontrol_current_executing_requests",
+    "Number of requests in initial (for a WATCH) or any (for a non-WATCH) execution stage in the API Priority and Fairness subsystem",
+    &["priority_level", "flow_schema"]
+));
+metric!(WAITED: HistogramVec = register_histogram_vec!(
+    "apiserver_flowcontrol_request_wait_duration_seconds",
+    "Length of time a request spent waiting in its queue",
+    &["priority_level", "flow_schema", "execute"],
+    vec![0.0, 0.005, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 15.0, 30.0]
+));
 metric!(DISPATCHED: IntCounterVec = register_int_counter_vec!(
     "apiserver_flowcontrol_dispatched_requests_total",
     "Number of requests executed by API Priority and Fairness subsystem",
@@ -203,6 +220,36 @@ pub fn response_size(labels: &Labels<'_>, bytes: u64) {
 /// A deprecated resource was asked for.
 pub fn deprecated(group: &str, version: &str, resource: &str, subresource: &str) {
     DEPRECATED.with_label_values(&[group, version, resource, subresource, ""]).set(1);
+}
+
+/// The mutating (`admit`) or validating (`validate`) plugins were run.
+pub fn admission_step(step: &str, operation: &str, took: Duration, rejected: bool) {
+    let rejected = if rejected { "true" } else { "false" };
+    STEP.with_label_values(&[step, operation, rejected]).observe(took.as_secs_f64());
+}
+
+/// A request that waited for a seat so long.
+pub fn waited(level: &str, schema: &str, took: Duration, executed: bool) {
+    let executed = if executed { "true" } else { "false" };
+    WAITED.with_label_values(&[level, schema, executed]).observe(took.as_secs_f64());
+}
+
+/// Counts a request that has a seat until dropped.
+pub struct Executing(component::metrics::prometheus::IntGauge);
+
+impl Executing {
+    /// Begins.
+    pub fn begin(level: &str, schema: &str) -> Self {
+        let gauge = EXECUTING.with_label_values(&[level, schema]);
+        gauge.inc();
+        Self(gauge)
+    }
+}
+
+impl Drop for Executing {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
 }
 
 /// A request got a seat.

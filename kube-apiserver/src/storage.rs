@@ -127,10 +127,20 @@ pub struct Storage {
     revisions: Arc<revision::Batcher>,
     leases: Arc<lease::Leases>,
     encryption: Option<Arc<Encryption>>,
+    endpoints: usize,
 }
 
 /// Longest wait for one answer of etcd. A request's own deadline is usually shorter than twice this.
 const CALL_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// Tries of a call beyond the first, and the pause before each. With two of three members well, one in six thousand calls fails.
+const TRIES: u32 = 8;
+const PAUSE: Duration = Duration::from_millis(10);
+
+/// Whether an error says that no connection was there to send a call over.
+fn never_sent(why: &str) -> bool {
+    ["connect error", "error trying to connect", "Connection refused", "dns error"].iter().any(|words| why.contains(words))
+}
 
 impl Storage {
     /// Prepares connections to all endpoints; nothing is sent yet.
@@ -160,6 +170,7 @@ impl Storage {
             revisions: Arc::default(),
             leases: Arc::default(),
             encryption: None,
+            endpoints: config.servers.len(),
             client,
         })
     }
@@ -343,7 +354,12 @@ impl Storage {
     }
 
     async fn fetch(&self, operation: &'static str, key: Vec<u8>, options: GetOptions) -> Result<Page, Error> {
-        let mut answer = timed(operation, self.kv.clone().get(key, Some(options))).await?;
+        let mut answer = self
+            .tried(true, || {
+                let (mut kv, key, options) = (self.kv.clone(), key.clone(), options.clone());
+                async move { timed(operation, kv.get(key, Some(options))).await }
+            })
+            .await?;
         let (more, count) = (answer.more(), answer.count().cast_unsigned());
         let revision = revision_of(answer.header());
         let items = answer.take_kvs().into_iter().filter_map(|kv| self.stored(kv)).collect();
@@ -351,7 +367,33 @@ impl Storage {
     }
 
     async fn txn(&self, operation: &'static str, txn: Txn) -> Result<etcd_client::TxnResponse, Error> {
-        timed(operation, self.kv.clone().txn(txn)).await
+        if self.endpoints == 1 {
+            return timed(operation, self.kv.clone().txn(txn)).await;
+        }
+        self.tried(false, || {
+            let (mut kv, txn) = (self.kv.clone(), txn.clone());
+            async move { timed(operation, kv.txn(txn)).await }
+        })
+        .await
+    }
+
+    /// Tries a call again where etcd has several members and one of them is away: the connection's balancer hands calls to it now and
+    /// then. Reads are tried again whatever happened, writes only where they surely were not sent.
+    async fn tried<T, F, Fut>(&self, reads: bool, call: F) -> Result<T, Error>
+    where
+        F: Fn() -> Fut,
+        Fut: Future<Output = Result<T, Error>>,
+    {
+        let mut left = if self.endpoints > 1 { TRIES } else { 0 };
+        loop {
+            match call().await {
+                Err(Error::Unavailable(why)) if left > 0 && (reads || never_sent(&why)) => {
+                    left -= 1;
+                    tokio::time::sleep(PAUSE).await;
+                }
+                other => return other,
+            }
+        }
     }
 
     async fn put_options(&self, ttl: Option<Duration>) -> Result<Option<PutOptions>, Error> {

@@ -55,7 +55,7 @@ impl Settings {
         };
         let mut provider = rustls::crypto::aws_lc_rs::default_provider();
         if !suites.is_empty() {
-            let known: Vec<String> = provider.cipher_suites.iter().map(|suite| go_name(suite)).collect();
+            let known: Vec<String> = provider.cipher_suites.iter().map(go_name).collect();
             for wanted in suites {
                 if !known.contains(&modern(wanted)) {
                     let possible = known.join(",");

@@ -18,8 +18,8 @@ async fn any_member_of_an_etcd_cluster_may_go() {
     api.config_map("start", "x").await;
     let (_, list) = api.get(MAPS).await;
     let mut watch = api.watch(&format!("{MAPS}?watch=1&resourceVersion={}&labelSelector=l", version(&list))).await;
-    for gone in 0..3 {
-        members[gone].stop();
+    for (gone, member) in members.iter_mut().enumerate() {
+        member.stop();
         let name = format!("without-{gone}");
         // A write may fail while a leader is chosen, or when it was sent to the one that is gone.
         api.until("a write", || async { matches!(api.config_map(&name, "x").await.0, 201 | 409) }).await;
@@ -28,7 +28,7 @@ async fn any_member_of_an_etcd_cluster_may_go() {
         assert_eq!(code, 200, "{list}");
         assert!(names(&list).contains(&name));
         assert_eq!(watch.brief().await.1, name, "the watch goes on");
-        members[gone].run("data");
+        member.run("data");
     }
 }
 

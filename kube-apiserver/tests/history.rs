@@ -38,7 +38,7 @@ enum Act {
     /// The counter went from this to the next number, by compare-and-swap.
     Count(u64),
     /// The counter was read: this number.
-    Read(Option<u64>),
+    Read(u64),
 }
 
 #[derive(Clone, Debug)]
@@ -109,7 +109,7 @@ async fn writer(number: usize, servers: Arc<[Process; 2]>, history: Arc<History>
             continue;
         };
         let read: u64 = counter["data"]["n"].as_str().unwrap().parse().unwrap();
-        history.note(Act::Read(Some(read)), began, Outcome::Done(version(&counter)));
+        history.note(Act::Read(read), began, Outcome::Done(version(&counter)));
         counter["data"]["n"] = (read + 1).to_string().into();
         let began = history.tick();
         let answer = server.ask("PUT", &format!("{MAPS}/counter"), JSON, &counter.to_string()).await;
@@ -184,7 +184,7 @@ fn check(operations: &[Operation], items: &[Value]) {
         .collect();
     let mut tried: HashSet<&str> = HashSet::from(["shared", "counter", "kube-root-ca.crt"]);
     let shared = there["shared"]["data"].as_object().unwrap();
-    let (mut added, mut counted, mut most) = (HashSet::new(), HashMap::new(), 0);
+    let (mut added, mut counted, mut most, mut read) = (HashSet::new(), HashMap::new(), 0, 0);
     for op in operations {
         match (&op.act, &op.outcome) {
             (Act::Create(name), outcome) => {
@@ -216,6 +216,7 @@ fn check(operations: &[Operation], items: &[Value]) {
                 most = most.max(*to);
             }
             (Act::Count(to), Outcome::Unknown) => most = most.max(*to),
+            (Act::Read(number), _) => read = read.max(*number),
             _ => {}
         }
     }
@@ -227,6 +228,7 @@ fn check(operations: &[Operation], items: &[Value]) {
     }
     let last: u64 = there["counter"]["data"]["n"].as_str().unwrap().parse().unwrap();
     assert!(counted.keys().all(|to| *to <= last) && last <= most, "the counter is at {last}");
+    assert!(read <= last, "somebody read {read}, which was never there");
     // Versions tell the order of time: of writes, and of what reads have seen.
     let mut by_start: Vec<&Operation> = operations.iter().filter(|op| matches!(op.outcome, Outcome::Done(v) if v > 0)).collect();
     by_start.sort_by_key(|op| op.began);
@@ -261,7 +263,7 @@ fn the_checker_sees_what_is_wrong() {
         vec![
             op(Act::Add("k".into()), 0, Outcome::Done(10)),
             op(Act::Count(1), 2, Outcome::Done(11)),
-            op(Act::Read(Some(1)), 4, Outcome::Done(11)),
+            op(Act::Read(1), 4, Outcome::Done(11)),
             op(Act::Count(2), 6, Outcome::Unknown),
         ]
     };
@@ -278,8 +280,9 @@ fn the_checker_sees_what_is_wrong() {
     assert!(wrong(&with(op(Act::Add("lost".into()), 8, Outcome::Done(20))), &base()), "a lost patch");
     assert!(wrong(&with(op(Act::Count(1), 8, Outcome::Done(20))), &base()), "a lost update");
     assert!(wrong(&with(op(Act::Count(3), 8, Outcome::Done(20))), &base()), "a lost count");
-    assert!(wrong(&with(op(Act::Read(Some(0)), 8, Outcome::Done(9))), &base()), "a stale read");
+    assert!(wrong(&with(op(Act::Read(0), 8, Outcome::Done(9))), &base()), "a stale read");
     assert!(wrong(&with(op(Act::Count(2), 8, Outcome::Done(5))), &base()), "a version that goes back");
+    assert!(wrong(&with(op(Act::Read(3), 8, Outcome::Done(20))), &base()), "a number that was never there");
     let mut invented = base();
     invented.push(item("invented", json!({})));
     assert!(wrong(&good(), &invented));
