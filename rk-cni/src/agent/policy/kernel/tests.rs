@@ -2,7 +2,7 @@
 //! objects themselves.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::AsFd;
 use std::sync::{Arc, Barrier};
 use std::time::Duration;
@@ -25,7 +25,12 @@ const PODS: [(&str, &str, &str, &str); 5] = [
     ("job", "blog", "job", "me"),
     ("far", "shop", "web", "other"),
 ];
-const PORTS: [(u16, &str); 2] = [(8080, "http"), (9090, "metrics")];
+/// Number, and its name per protocol.
+const PORTS: [(u16, [(&str, &str); 2]); 2] =
+    [(8080, [("TCP", "http"), ("UDP", "dns")]), (9090, [("TCP", "metrics"), ("UDP", "syslog")])];
+const PROTOCOLS: [&str; 2] = ["TCP", "UDP"];
+/// From, to, port, protocol.
+type Try = (&'static str, &'static str, u16, &'static str);
 /// A packet that is not answered within this time was dropped: nothing here is farther than a bridge away.
 const PATIENCE: Duration = Duration::from_millis(400);
 
@@ -35,31 +40,45 @@ struct Lab {
     engine: Engine,
     policies: usize,
     kernel: Kernel,
+    v6: bool,
 }
 
-fn ip(pod: &str) -> IpAddr {
-    let index = PODS.iter().position(|(name, ..)| *name == pod).unwrap();
-    if pod == "far" { [10, 244, 1, 10].into() } else { [10, 244, 0, u8::try_from(10 + index).unwrap()].into() }
+fn ip(pod: &str, v6: bool) -> IpAddr {
+    let index = 10 + PODS.iter().position(|(name, ..)| *name == pod).unwrap();
+    let subnet = u16::from(pod == "far");
+    let text = if v6 { format!("fd00:244:{subnet}::{index}") } else { format!("10.244.{subnet}.{index}") };
+    text.parse().unwrap()
 }
 
-fn pod_object(name: &str, namespace: &str, app: &str, node: &str) -> k8s_openapi::api::core::v1::Pod {
-    let ports: Vec<Value> = PORTS.iter().map(|(number, name)| json!({"name": name, "containerPort": number})).collect();
+fn pod_object(name: &str, namespace: &str, app: &str, node: &str, v6: bool) -> k8s_openapi::api::core::v1::Pod {
+    let ports: Vec<Value> = PORTS
+        .iter()
+        .flat_map(|(number, names)| {
+            names.map(|(protocol, name)| json!({"name": name, "containerPort": number, "protocol": protocol}))
+        })
+        .collect();
     serde_json::from_value(json!({
         "metadata": {"name": name, "namespace": namespace, "labels": {"app": app}},
         "spec": {"nodeName": node, "containers": [{"name": "c", "ports": ports}]},
-        "status": {"phase": "Running", "podIP": ip(name), "podIPs": [{"ip": ip(name)}]},
+        "status": {"phase": "Running", "podIP": ip(name, v6), "podIPs": [{"ip": ip(name, v6)}]},
     }))
     .unwrap()
 }
 
 impl Lab {
-    fn new() -> Self {
+    fn new(v6: bool) -> Self {
         let node = NetNs::fresh().unwrap();
         let socket = node.socket().unwrap();
         node.run(|| {
-            for name in ["net/ipv4/ip_forward", "net/bridge/bridge-nf-call-iptables"] {
+            for name in [
+                "net/ipv4/ip_forward",
+                "net/ipv6/conf/all/forwarding",
+                "net/bridge/bridge-nf-call-iptables",
+                "net/bridge/bridge-nf-call-ip6tables",
+            ] {
                 sysctl::ensure(name, "1").unwrap();
             }
+            sysctl::ensure("net/ipv6/conf/default/accept_dad", "0").unwrap();
         })
         .unwrap();
         link::create_bridge(&socket, "cni0", None, 1500).unwrap();
@@ -71,11 +90,13 @@ impl Lab {
             link::change(socket, index, Change::up()).unwrap();
             index
         };
-        let bridge = up(&socket, "cni0", Some("10.244.0.1/24"));
+        let pick = |v4: &'static str, six: &'static str| if v6 { six } else { v4 };
+        let bridge = up(&socket, "cni0", Some(pick("10.244.0.1/24", "fd00:244:0::1/64")));
         up(&socket, "lo", None);
         let mut pods = BTreeMap::new();
         for (name, _, _, on) in PODS {
             let space = NetNs::fresh().unwrap();
+            space.run(|| sysctl::ensure("net/ipv6/conf/default/accept_dad", "0").unwrap()).unwrap();
             let host = format!("v{name}");
             let far = VethEnd { name: "eth0", mac: None, namespace: Some(space.as_fd()) };
             link::create_veth(&socket, &VethEnd { name: &host, mac: None, namespace: None }, &far, 1500).unwrap();
@@ -84,16 +105,22 @@ impl Lab {
             let gateway: IpAddr = if on == "me" {
                 let port = up(&socket, &host, None);
                 link::change(&socket, port, Change { master: Some(bridge), ..Change::default() }).unwrap();
-                [10, 244, 0, 1].into()
+                pick("10.244.0.1", "fd00:244:0::1").parse().unwrap()
             } else {
-                up(&socket, &host, Some("10.244.1.1/24"));
-                [10, 244, 1, 1].into()
+                up(&socket, &host, Some(pick("10.244.1.1/24", "fd00:244:1::1/64")));
+                pick("10.244.1.1", "fd00:244:1::1").parse().unwrap()
             };
-            let eth = up(&inside, "eth0", Some(&format!("{}/24", ip(name))));
-            route::replace(&inside, &Route::new("0.0.0.0/0".parse().unwrap(), eth).via(gateway)).unwrap();
+            let eth = up(&inside, "eth0", Some(&format!("{}/{}", ip(name, v6), pick("24", "64"))));
+            route::replace(&inside, &Route::new(pick("0.0.0.0/0", "::/0").parse().unwrap(), eth).via(gateway)).unwrap();
             for (port, _) in PORTS {
-                let listener = space.run(|| TcpListener::bind((ip(name), port)).unwrap()).unwrap();
-                std::thread::spawn(move || while listener.accept().is_ok() {});
+                let at = SocketAddr::new(ip(name, v6), port);
+                let (tcp, udp) = space.run(|| (TcpListener::bind(at).unwrap(), UdpSocket::bind(at).unwrap())).unwrap();
+                std::thread::spawn(move || while tcp.accept().is_ok() {});
+                std::thread::spawn(move || {
+                    while let Ok((_, peer)) = udp.recv_from(&mut [0; 8]) {
+                        let _ = udp.send_to(b"x", peer);
+                    }
+                });
             }
             pods.insert(name, space);
         }
@@ -102,9 +129,9 @@ impl Lab {
             engine.set_namespace(namespace, Some([("name".to_owned(), namespace.to_owned())].into()));
         }
         for (name, namespace, app, on) in PODS {
-            engine.set_pod(&format!("{namespace}/{name}"), model::reduce_pod(&pod_object(name, namespace, app, on)));
+            engine.set_pod(&format!("{namespace}/{name}"), model::reduce_pod(&pod_object(name, namespace, app, on, v6)));
         }
-        Self { node, pods, engine, policies: 0, kernel: Kernel::default() }
+        Self { node, pods, engine, policies: 0, kernel: Kernel::default(), v6 }
     }
 
     fn apply(&mut self, policies: &[NetworkPolicy]) -> String {
@@ -133,23 +160,18 @@ impl Lab {
         lines
     }
 
-    /// Which (from, to, port) connect. All tries run at the same time.
-    fn observed(&self) -> BTreeMap<(&'static str, &'static str, u16), bool> {
-        let tries: Vec<_> = PODS
-            .iter()
-            .flat_map(|from| PODS.iter().map(move |to| (from.0, to.0)))
-            .flat_map(|(from, to)| PORTS.iter().map(move |(port, _)| (from, to, *port)))
-            .collect();
+    /// Which tries get an answer. All run at the same time.
+    fn observed(&self) -> BTreeMap<Try, bool> {
+        let tries = all_tries();
         let start = Arc::new(Barrier::new(tries.len()));
         std::thread::scope(|scope| {
             let running: Vec<_> = tries
                 .iter()
-                .map(|(from, to, port)| {
-                    let (space, start) = (&self.pods[from], start.clone());
+                .map(|key| {
+                    let (space, start, v6) = (&self.pods[key.0], start.clone(), self.v6);
                     scope.spawn(move || {
                         start.wait();
-                        let target = SocketAddr::new(ip(to), *port);
-                        ((*from, *to, *port), space.run(|| TcpStream::connect_timeout(&target, PATIENCE).is_ok()).unwrap())
+                        (*key, space.run(|| answers(SocketAddr::new(ip(key.1, v6), key.2), key.3)).unwrap())
                     })
                 })
                 .collect();
@@ -158,8 +180,24 @@ impl Lab {
     }
 }
 
+fn all_tries() -> Vec<Try> {
+    let pairs = PODS.iter().flat_map(|from| PODS.iter().map(move |to| (from.0, to.0)));
+    let ports = pairs.flat_map(|(from, to)| PORTS.iter().map(move |(port, _)| (from, to, *port)));
+    ports.flat_map(|(from, to, port)| PROTOCOLS.map(|protocol| (from, to, port, protocol))).collect()
+}
+
+fn answers(target: SocketAddr, protocol: &str) -> bool {
+    if protocol == "TCP" {
+        return TcpStream::connect_timeout(&target, PATIENCE).is_ok();
+    }
+    let any = if target.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
+    let socket = UdpSocket::bind(any).unwrap();
+    socket.set_read_timeout(Some(PATIENCE)).unwrap();
+    socket.send_to(b"?", target).is_ok() && socket.recv(&mut [0; 8]).is_ok()
+}
+
 /// The truth table: straight from the API's words, without compiling anything. Only this node's pods are protected here.
-fn truth(policies: &[NetworkPolicy]) -> BTreeMap<(&'static str, &'static str, u16), bool> {
+fn truth(policies: &[NetworkPolicy], v6: bool) -> BTreeMap<Try, bool> {
     let selects = |selector: &Value, labels: &Value| -> bool {
         let all = selector["matchLabels"].as_object().is_none_or(|want| want.iter().all(|(key, value)| labels[key] == *value));
         all && selector["matchExpressions"].as_array().is_none_or(|list| {
@@ -176,68 +214,75 @@ fn truth(policies: &[NetworkPolicy]) -> BTreeMap<(&'static str, &'static str, u1
         })
     };
     let objects: Vec<Value> = policies.iter().map(|policy| serde_json::to_value(policy).unwrap()).collect();
-    let allowed =
-        |pod: (&str, &str, &str, &str), peer: (&str, &str, &str, &str), port: u16, direction: &str, key: &str| -> bool {
-            if pod.3 != "me" {
-                return true;
-            }
-            let kind = if direction == "ingress" { "Ingress" } else { "Egress" };
-            let selecting: Vec<&Value> = objects
-                .iter()
-                .filter(|p| p["metadata"]["namespace"] == pod.1 && selects(&p["spec"]["podSelector"], &json!({"app": pod.2})))
-                .filter(|p| p["spec"]["policyTypes"].as_array().unwrap().iter().any(|t| t == kind))
-                .collect();
-            selecting.is_empty()
-                || selecting.iter().flat_map(|p| p["spec"][direction].as_array().cloned().unwrap_or_default()).any(|rule| {
-                    let peer_fits = rule[key].as_array().is_none_or(|peers| {
-                        peers.is_empty()
-                            || peers.iter().any(|p| {
-                                if let Some(cidr) = p["ipBlock"]["cidr"].as_str() {
-                                    let inside = |cidr: &str| cidr.parse::<ipnet::IpNet>().unwrap().contains(&ip(peer.0));
-                                    let excepted = p["ipBlock"]["except"]
-                                        .as_array()
-                                        .is_some_and(|e| e.iter().any(|c| inside(c.as_str().unwrap())));
-                                    return inside(cidr) && !excepted;
-                                }
-                                let namespace = if p["namespaceSelector"].is_null() {
-                                    peer.1 == pod.1
-                                } else {
-                                    selects(&p["namespaceSelector"], &json!({"name": peer.1}))
-                                };
-                                namespace && (p["podSelector"].is_null() || selects(&p["podSelector"], &json!({"app": peer.2})))
-                            })
-                    });
-                    let port_fits = rule["ports"].as_array().is_none_or(|ports| {
-                        ports.is_empty()
-                            || ports.iter().any(|p| {
-                                if p["protocol"].as_str().is_some_and(|protocol| protocol != "TCP") {
-                                    return false;
-                                }
-                                match &p["port"] {
-                                    Value::Null => true,
-                                    Value::String(name) => PORTS.iter().any(|(number, known)| known == name && *number == port),
-                                    number => {
-                                        let first = u16::try_from(number.as_u64().unwrap()).unwrap();
-                                        let last = p["endPort"].as_u64().map_or(first, |end| u16::try_from(end).unwrap());
-                                        (first..=last).contains(&port)
-                                    }
-                                }
-                            })
-                    });
-                    peer_fits && port_fits
-                })
-        };
-    let mut table = BTreeMap::new();
-    for from in PODS {
-        for to in PODS {
-            for (port, _) in PORTS {
-                let ok =
-                    from.0 == to.0 || (allowed(from, to, port, "egress", "to") && allowed(to, from, port, "ingress", "from"));
-                table.insert((from.0, to.0, port), ok);
-            }
+    let allowed = |pod: (&str, &str, &str, &str),
+                   peer: (&str, &str, &str, &str),
+                   port: u16,
+                   protocol: &str,
+                   direction: &str,
+                   key: &str|
+     -> bool {
+        if pod.3 != "me" {
+            return true;
         }
-    }
-    table
+        let kind = if direction == "ingress" { "Ingress" } else { "Egress" };
+        let selecting: Vec<&Value> = objects
+            .iter()
+            .filter(|p| p["metadata"]["namespace"] == pod.1 && selects(&p["spec"]["podSelector"], &json!({"app": pod.2})))
+            .filter(|p| p["spec"]["policyTypes"].as_array().unwrap().iter().any(|t| t == kind))
+            .collect();
+        selecting.is_empty()
+            || selecting.iter().flat_map(|p| p["spec"][direction].as_array().cloned().unwrap_or_default()).any(|rule| {
+                let peer_fits = rule[key].as_array().is_none_or(|peers| {
+                    peers.is_empty()
+                        || peers.iter().any(|p| {
+                            if let Some(cidr) = p["ipBlock"]["cidr"].as_str() {
+                                let inside = |cidr: &str| cidr.parse::<ipnet::IpNet>().unwrap().contains(&ip(peer.0, v6));
+                                let excepted = p["ipBlock"]["except"]
+                                    .as_array()
+                                    .is_some_and(|e| e.iter().any(|c| inside(c.as_str().unwrap())));
+                                return inside(cidr) && !excepted;
+                            }
+                            let namespace = if p["namespaceSelector"].is_null() {
+                                peer.1 == pod.1
+                            } else {
+                                selects(&p["namespaceSelector"], &json!({"name": peer.1}))
+                            };
+                            namespace && (p["podSelector"].is_null() || selects(&p["podSelector"], &json!({"app": peer.2})))
+                        })
+                });
+                let port_fits = rule["ports"].as_array().is_none_or(|ports| {
+                    ports.is_empty()
+                        || ports.iter().any(|p| {
+                            if p["protocol"].as_str().unwrap_or("TCP") != protocol {
+                                return false;
+                            }
+                            match &p["port"] {
+                                Value::Null => true,
+                                Value::String(name) => {
+                                    let named = |names: &[(&str, &str); 2]| {
+                                        names.iter().any(|(kind, known)| *kind == protocol && known == name)
+                                    };
+                                    PORTS.iter().any(|(number, names)| *number == port && named(names))
+                                }
+                                number => {
+                                    let first = u16::try_from(number.as_u64().unwrap()).unwrap();
+                                    let last = p["endPort"].as_u64().map_or(first, |end| u16::try_from(end).unwrap());
+                                    (first..=last).contains(&port)
+                                }
+                            }
+                        })
+                });
+                peer_fits && port_fits
+            })
+    };
+    let pod = |name: &str| *PODS.iter().find(|pod| pod.0 == name).unwrap();
+    let ok = |(from, to, port, protocol): Try| {
+        let (source, target) = (pod(from), pod(to));
+        from == to
+            || (allowed(source, target, port, protocol, "egress", "to")
+                && allowed(target, source, port, protocol, "ingress", "from"))
+    };
+    all_tries().into_iter().map(|key| (key, ok(key))).collect()
 }
 
 fn policy(namespace: &str, spec: Value) -> NetworkPolicy {
@@ -245,15 +290,31 @@ fn policy(namespace: &str, spec: Value) -> NetworkPolicy {
 }
 
 fn check(lab: &mut Lab, what: &str, policies: &[NetworkPolicy]) {
-    lab.apply(policies);
-    let (seen, wanted) = (lab.observed(), truth(policies));
+    // The blocks are written for IPv4.
+    let text = serde_json::to_string(policies).unwrap();
+    let six = || {
+        text.replace("10.244.0.0/16", "fd00:244::/32")
+            .replace("10.244.1.0/24", "fd00:244:1::/48")
+            .replace("10.244.0.10/31", "fd00:244:0::10/127")
+    };
+    let policies: Vec<NetworkPolicy> = serde_json::from_str(&if lab.v6 { six() } else { text.clone() }).unwrap();
+    lab.apply(&policies);
+    let (seen, wanted) = (lab.observed(), truth(&policies, lab.v6));
     let wrong: Vec<_> = seen.iter().filter(|(key, ok)| wanted[*key] != **ok).collect();
-    assert!(wrong.is_empty(), "{what}: (from, to, port), connected: {wrong:?}");
+    assert!(wrong.is_empty(), "{what}, IPv6: {}: (from, to, port, protocol), answered: {wrong:?}", lab.v6);
 }
 
 #[test]
 fn traffic_is_as_the_truth_table_says() {
-    let mut lab = Lab::new();
+    compare(&mut Lab::new(false));
+}
+
+#[test]
+fn ipv6_traffic_is_as_the_truth_table_says() {
+    compare(&mut Lab::new(true));
+}
+
+fn compare(lab: &mut Lab) {
     let all = json!({});
     let deny_in = |namespace| policy(namespace, json!({"podSelector": {}, "policyTypes": ["Ingress"]}));
     let deny_out = |namespace| policy(namespace, json!({"podSelector": {}, "policyTypes": ["Egress"]}));
@@ -295,6 +356,41 @@ fn traffic_is_as_the_truth_table_says() {
         ("egress to a namespace", vec![to(json!([blog]), json!([{"port": 8080}]))]),
         ("egress to a named port", vec![to(json!([web]), json!([{"port": "metrics"}]))]),
         ("egress to a named port of anybody", vec![to(json!([]), json!([{"port": "http"}]))]),
+        ("udp named port", vec![from(json!([]), json!([{"protocol": "UDP", "port": "dns"}]))]),
+        ("a name of the other protocol", vec![from(json!([]), json!([{"protocol": "TCP", "port": "dns"}]))]),
+        (
+            "both protocols, sctp beside",
+            vec![from(
+                json!([web]),
+                json!([{"protocol": "UDP"}, {"protocol": "TCP", "port": 9090}, {"protocol": "SCTP", "port": 8080}]),
+            )],
+        ),
+        ("sctp only", vec![from(json!([]), json!([{"protocol": "SCTP"}]))]),
+        ("udp range", vec![from(json!([]), json!([{"protocol": "UDP", "port": 9000, "endPort": 65535}]))]),
+        ("egress to a named udp port", vec![to(json!([blog]), json!([{"protocol": "UDP", "port": "dns"}]))]),
+        (
+            "several exceptions",
+            vec![from(
+                json!([{"ipBlock": {"cidr": "10.244.0.0/16", "except": ["10.244.1.0/24", "10.244.0.10/31"]}}]),
+                json!([{"port": 8080}]),
+            )],
+        ),
+        ("block and pods", vec![from(json!([{"ipBlock": {"cidr": "10.244.1.0/24"}}, blog]), json!([]))]),
+        (
+            "expressions: exists and in",
+            vec![from(
+                json!([{"podSelector": {"matchExpressions": [{"key": "app", "operator": "Exists"}, {"key": "app", "operator": "In", "values": ["job", "web"]}]},
+                    "namespaceSelector": {"matchExpressions": [{"key": "name", "operator": "NotIn", "values": ["shop"]}]}}]),
+                json!([]),
+            )],
+        ),
+        (
+            "expressions: does not exist",
+            vec![from(
+                json!([{"namespaceSelector": {"matchExpressions": [{"key": "name", "operator": "DoesNotExist"}]}}]),
+                json!([]),
+            )],
+        ),
         ("egress to a block", vec![to(json!([{"ipBlock": {"cidr": "10.244.1.0/24"}}]), json!([]))]),
         (
             "expressions",
@@ -309,14 +405,14 @@ fn traffic_is_as_the_truth_table_says() {
         ),
         ("none again", vec![]),
     ] {
-        check(&mut lab, what, &policies);
+        check(lab, what, &policies);
     }
 }
 
 #[test]
 fn the_node_reaches_its_pods_and_live_connections_stay() {
-    let mut lab = Lab::new();
-    let target = SocketAddr::new(ip("db"), 8080);
+    let mut lab = Lab::new(false);
+    let target = SocketAddr::new(ip("db", false), 8080);
     let open = lab.pods["web"].run(|| TcpStream::connect_timeout(&target, PATIENCE).unwrap()).unwrap();
     lab.apply(&[policy("shop", json!({"podSelector": {}, "policyTypes": ["Ingress", "Egress"]}))]);
     assert!(lab.node.run(|| TcpStream::connect_timeout(&target, PATIENCE).is_ok()).unwrap(), "probes");
@@ -331,12 +427,12 @@ fn the_node_reaches_its_pods_and_live_connections_stay() {
 
 #[test]
 fn a_pod_that_comes_is_added_to_sets_without_touching_rules() {
-    let mut lab = Lab::new();
+    let mut lab = Lab::new(false);
     lab.engine.set_pod("blog/web2", None);
     let both = json!({"namespaceSelector": {}, "podSelector": {"matchLabels": {"app": "web"}}});
     let policies = [policy("shop", json!({"podSelector": {}, "policyTypes": ["Ingress"], "ingress": [{"from": [both]}]}))];
     lab.apply(&policies);
-    lab.engine.set_pod("blog/web2", model::reduce_pod(&pod_object("web2", "blog", "web", "me")));
+    lab.engine.set_pod("blog/web2", model::reduce_pod(&pod_object("web2", "blog", "web", "me", false)));
     let batch = lab.write();
     assert_eq!(batch.lines().count(), 1, "{batch}");
     check(&mut lab, "with the new pod", &policies);
@@ -351,7 +447,7 @@ fn a_pod_that_comes_is_added_to_sets_without_touching_rules() {
 
 #[test]
 fn many_small_changes_end_in_the_same_table_as_one_large_one() {
-    let mut lab = Lab::new();
+    let mut lab = Lab::new(false);
     let mut random = 99_u64;
     let mut next = |below: u64| {
         random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
@@ -362,7 +458,7 @@ fn many_small_changes_end_in_the_same_table_as_one_large_one() {
         match next(4) {
             0 => {
                 let (name, namespace, app, on) = PODS[usize::try_from(next(5)).unwrap()];
-                let object = pod_object(name, namespace, if next(2) == 0 { app } else { "job" }, on);
+                let object = pod_object(name, namespace, if next(2) == 0 { app } else { "job" }, on, false);
                 let pod = (next(4) > 0).then_some(&object).and_then(model::reduce_pod);
                 lab.engine.set_pod(&format!("{namespace}/{name}"), pod);
             }
@@ -403,4 +499,17 @@ fn many_small_changes_end_in_the_same_table_as_one_large_one() {
             assert_eq!(small, lab.shown(), "after {round} changes");
         }
     }
+}
+
+#[test]
+fn a_pod_on_the_nodes_network_is_not_isolated_and_is_nobodys_peer() {
+    let mut object = pod_object("web", "shop", "web", "me", false);
+    object.spec.as_mut().unwrap().host_network = Some(true);
+    assert_eq!(model::reduce_pod(&object), None);
+    let mut lab = Lab::new(false);
+    // Its address is the node's: what it sends to a pod counts as the node's own, as probes do.
+    lab.apply(&[policy("shop", json!({"podSelector": {}, "policyTypes": ["Ingress"]}))]);
+    let target = SocketAddr::new(ip("db", false), 8080);
+    assert!(lab.node.run(|| answers(target, "TCP") && answers(target, "UDP")).unwrap());
+    assert!(!lab.pods["web"].run(|| answers(target, "TCP")).unwrap());
 }
