@@ -10,6 +10,7 @@ pub mod apiregistration;
 pub mod apps;
 pub mod autoscaling;
 pub mod batch;
+pub mod cel;
 pub mod certificates;
 pub mod check;
 pub mod column;

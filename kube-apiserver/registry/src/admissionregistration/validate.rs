@@ -5,6 +5,7 @@
 use api::field::{Errors, Path};
 use serde_json::Value;
 
+use crate::cel;
 use crate::check;
 use crate::identifier;
 use crate::tree::Tree;
@@ -67,6 +68,7 @@ fn webhook(webhook: &Value, path: &Path, errors: &mut Errors) {
         errors.invalid(&path.child("timeoutSeconds"), seconds, "the timeout value must be between 1 and 30 seconds");
     }
     client(webhook.at("clientConfig"), &path.child("clientConfig"), errors);
+    expressions(webhook, path, errors);
 }
 
 fn one_of(object: &Value, field: &str, allowed: &[&str], path: &Path, errors: &mut Errors) {
@@ -256,6 +258,19 @@ pub(super) fn policy(object: &Value, errors: &mut Errors) {
     } else {
         errors.required(&at, "");
     }
+    expressions(spec, &path, errors);
+    for (index, annotation) in spec.items("auditAnnotations").iter().enumerate() {
+        let path = path.child("auditAnnotations").index(index);
+        if annotation.text("key").is_empty() {
+            errors.required(&path.child("key"), "");
+        }
+        let expression = annotation.text("valueExpression");
+        if expression.trim().is_empty() {
+            errors.required(&path.child("valueExpression"), "valueExpression is not specified");
+        } else {
+            cel::check(expression, &path.child("valueExpression"), errors);
+        }
+    }
     if spec.items("validations").is_empty() && spec.items("auditAnnotations").is_empty() {
         for field in ["validations", "auditAnnotations"] {
             errors.required(&path.child(field), "validations or auditAnnotations must contain at least one item");
@@ -265,8 +280,38 @@ pub(super) fn policy(object: &Value, errors: &mut Errors) {
         let path = path.child("validations").index(index);
         if validation.text("expression").trim().is_empty() {
             errors.required(&path.child("expression"), "expression is not specified");
+        } else {
+            cel::check(validation.text("expression"), &path.child("expression"), errors);
+        }
+        if !validation.text("messageExpression").is_empty() {
+            cel::check(validation.text("messageExpression"), &path.child("messageExpression"), errors);
         }
         one_of(validation, "reason", &["Forbidden", "Invalid", "RequestEntityTooLarge", "Unauthorized"], &path, errors);
+    }
+}
+
+/// Conditions and variables, which policies of either sort and webhooks share.
+fn expressions(holder: &Value, path: &Path, errors: &mut Errors) {
+    for list in ["matchConditions", "variables"] {
+        let mut names = Vec::new();
+        for (index, item) in holder.items(list).iter().enumerate() {
+            let path = path.child(list).index(index);
+            let (name, expression) = (item.text("name"), item.text("expression"));
+            if expression.trim().is_empty() {
+                errors.required(&path.child("expression"), if list == "variables" { "expression is not specified" } else { "" });
+            } else {
+                cel::check(expression, &path.child("expression"), errors);
+            }
+            if name.is_empty() {
+                errors.required(&path.child("name"), if list == "variables" { "name is not specified" } else { "" });
+            } else if list == "matchConditions" {
+                check::qualified(name, &path.child("name"), errors);
+                if names.contains(&name) {
+                    errors.duplicate(&path.child("name"), name);
+                }
+            }
+            names.push(name);
+        }
     }
 }
 
@@ -291,6 +336,7 @@ pub(super) fn mutating_policy(object: &Value, errors: &mut Errors) {
     } else {
         errors.required(&at, "");
     }
+    expressions(spec, &path, errors);
     if spec.items("mutations").is_empty() {
         errors.required(&path.child("mutations"), "mutations must contain at least one item");
     }
@@ -309,8 +355,12 @@ pub(super) fn mutating_policy(object: &Value, errors: &mut Errors) {
             }
         };
         let kind = mutation.text("patchType");
-        if mutation.at(wanted).text("expression").trim().is_empty() {
-            errors.required(&path.child(wanted).child("expression"), "expression is not specified");
+        let expression = mutation.at(wanted).text("expression");
+        let at = path.child(wanted).child("expression");
+        if expression.trim().is_empty() {
+            errors.required(&at, "expression is not specified");
+        } else {
+            cel::check(expression, &at, errors);
         }
         if mutation.has(other) {
             errors.forbidden(&path.child(other), format!("may not be specified when patchType is {kind}"));

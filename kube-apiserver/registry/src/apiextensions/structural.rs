@@ -69,6 +69,17 @@ fn node(schema: &Value, path: &Path, level: usize, structure: &mut Errors, value
     if !kind.is_empty() && !TYPES.contains(&kind) {
         values.not_supported(&path.child("type"), kind, TYPES);
     }
+    for (index, rule) in schema.items("x-kubernetes-validations").iter().enumerate() {
+        let path = path.child("x-kubernetes-validations").index(index);
+        if rule.text("rule").trim().is_empty() {
+            structure.required(&path.child("rule"), "rule is not specified");
+        } else {
+            crate::cel::check(rule.text("rule"), &path.child("rule"), structure);
+        }
+        if !rule.text("messageExpression").trim().is_empty() {
+            crate::cel::check(rule.text("messageExpression"), &path.child("messageExpression"), structure);
+        }
+    }
     for (name, property) in schema.entries("properties") {
         let path = path.child("properties").key(name);
         typed(property, &path, "must not be empty for specified object fields", structure);

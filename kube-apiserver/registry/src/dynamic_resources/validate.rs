@@ -150,6 +150,8 @@ fn selectors(list: &[Value], path: &Path, errors: &mut Errors) {
             errors.required(&path, "");
         } else if selector.at("cel").text("expression").is_empty() {
             errors.required(&path.child("expression"), "");
+        } else {
+            crate::cel::check(selector.at("cel").text("expression"), &path.child("expression"), errors);
         }
     }
 }
