@@ -5,7 +5,7 @@
 //! Upstream: pkg/scheduler/backend/queue
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -62,7 +62,8 @@ enum Place {
     Active(Rank),
     /// Until then. Not after errors, pods come early when nothing else is to be done.
     Backoff(Instant, u64, bool),
-    Unschedulable,
+    /// Since then.
+    Unschedulable(Instant, u64),
     Gated,
     /// Handed out by [`Queue::pop`].
     InFlight,
@@ -76,7 +77,8 @@ pub struct Queue {
     pods: HashMap<String, Waiting>,
     active: BTreeMap<Rank, String>,
     backing_off: BTreeMap<(Instant, u64), String>,
-    unschedulable: BTreeSet<String>,
+    unschedulable: BTreeMap<(Instant, u64), String>,
+    gated: usize,
     tickets: u64,
     /// How many events there have been: one that comes while a pod is being decided on must not be lost on it.
     events: u64,
@@ -103,7 +105,8 @@ impl Queue {
             pods: HashMap::new(),
             active: BTreeMap::new(),
             backing_off: BTreeMap::new(),
-            unschedulable: BTreeSet::new(),
+            unschedulable: BTreeMap::new(),
+            gated: 0,
             tickets: 0,
             events: 0,
         }
@@ -115,19 +118,24 @@ impl Queue {
             active: self.active.len(),
             backoff: self.backing_off.len(),
             unschedulable: self.unschedulable.len(),
-            gated: self.pods.values().filter(|waiting| waiting.place == Place::Gated).count(),
+            gated: self.gated,
         }
     }
 
     /// How many unschedulable pods each plugin has refused, by plugin and profile.
     pub fn refusals(&self) -> HashMap<(&'static str, String), usize> {
         let mut out = HashMap::new();
-        for waiting in self.unschedulable.iter().filter_map(|uid| self.pods.get(uid)) {
+        for waiting in self.unschedulable.values().filter_map(|uid| self.pods.get(uid)) {
             for plugin in &waiting.refused_by {
                 *out.entry((*plugin, waiting.pod.spec.scheduler_name.clone())).or_default() += 1;
             }
         }
         out
+    }
+
+    /// How many events there have been.
+    pub fn events(&self) -> u64 {
+        self.events
     }
 
     /// A waiting pod by uid.
@@ -161,11 +169,14 @@ impl Queue {
                 self.active.remove(&rank);
                 self.ready(&uid, now, "PodUpdate");
             }
-            Place::Gated if !gated(&pod) => self.ready(&uid, now, "PodUpdate"),
+            Place::Gated if !gated(&pod) => {
+                self.gated -= 1;
+                self.ready(&uid, now, "PodUpdate");
+            }
             // A change of its status alone (the condition just written, say) helps nothing.
-            Place::Unschedulable
+            Place::Unschedulable(..)
                 if old.spec == pod.spec && old.labels() == pod.labels() && old.generated_claims == pod.generated_claims => {}
-            Place::Unschedulable => {
+            Place::Unschedulable(..) => {
                 let event = Event::PodUpdated(old, pod);
                 if helps(&self.pods[&uid], &event) {
                     self.wake(&uid, now, event.label());
@@ -178,7 +189,7 @@ impl Queue {
     /// Forgets a pod.
     pub fn remove(&mut self, uid: &str) {
         if let Some(waiting) = self.pods.remove(uid) {
-            self.leave(uid, waiting.place);
+            self.leave(waiting.place);
         }
     }
 
@@ -211,8 +222,9 @@ impl Queue {
         waiting.refused_by = by;
         waiting.since = now;
         let missed = waiting.events != self.events;
-        waiting.place = Place::Unschedulable;
-        self.unschedulable.insert(uid.to_owned());
+        self.tickets += 1;
+        waiting.place = Place::Unschedulable(now, self.tickets);
+        self.unschedulable.insert((now, self.tickets), uid.to_owned());
         if missed {
             // Something happened while extenders were asked: it may have helped.
             return self.wake(uid, now, "ScheduleAttemptFailure");
@@ -241,7 +253,7 @@ impl Queue {
         }
         let helped: Vec<String> = self
             .unschedulable
-            .iter()
+            .values()
             .filter(|uid| self.pods.get(*uid).is_some_and(|waiting| helps(waiting, event)))
             .cloned()
             .collect();
@@ -253,8 +265,7 @@ impl Queue {
 
     /// When [`Queue::pop`] may have something to give that it has not now.
     pub fn next_due(&self) -> Option<Instant> {
-        let flush = self.unschedulable.iter().filter_map(|uid| self.pods.get(uid)).map(|waiting| waiting.since).min();
-        let flush = flush.map(|since| since + self.backoff.unschedulable);
+        let flush = self.unschedulable.keys().next().map(|(since, _)| *since + self.backoff.unschedulable);
         self.backing_off.keys().next().map(|(until, _)| *until).into_iter().chain(flush).min()
     }
 
@@ -267,8 +278,8 @@ impl Queue {
             self.ready(&uid, now, "BackoffComplete");
         }
         let limit = self.backoff.unschedulable;
-        let old = self.unschedulable.iter().filter(|uid| self.pods.get(*uid).is_some_and(|waiting| now >= waiting.since + limit));
-        for uid in old.cloned().collect::<Vec<_>>() {
+        let old = self.unschedulable.iter().take_while(|((since, _), _)| now >= *since + limit);
+        for uid in old.map(|(_, uid)| uid.clone()).collect::<Vec<_>>() {
             self.wake(&uid, now, Event::Timeout.label());
         }
     }
@@ -276,7 +287,9 @@ impl Queue {
     /// Moves an unschedulable pod to where it will be tried: at once if its backoff is over.
     fn wake(&mut self, uid: &str, now: Instant, event: &str) {
         let Some(waiting) = self.pods.get_mut(uid) else { return };
-        self.unschedulable.remove(uid);
+        if let Place::Unschedulable(since, ticket) = waiting.place {
+            self.unschedulable.remove(&(since, ticket));
+        }
         let until = waiting.since + self.backoff.after(waiting.refusals);
         if until > now {
             self.tickets += 1;
@@ -292,6 +305,7 @@ impl Queue {
         let Some(waiting) = self.pods.get_mut(uid) else { return };
         if gated(&waiting.pod) {
             waiting.place = Place::Gated;
+            self.gated += 1;
             metrics::INCOMING.with_label_values(&[event, "gated"]).inc();
             return;
         }
@@ -303,12 +317,13 @@ impl Queue {
         metrics::INCOMING.with_label_values(&[event, "active"]).inc();
     }
 
-    fn leave(&mut self, uid: &str, place: Place) {
+    fn leave(&mut self, place: Place) {
         match place {
             Place::Active(rank) => drop(self.active.remove(&rank)),
             Place::Backoff(until, ticket, _) => drop(self.backing_off.remove(&(until, ticket))),
-            Place::Unschedulable => drop(self.unschedulable.remove(uid)),
-            Place::Gated | Place::InFlight => {}
+            Place::Unschedulable(since, ticket) => drop(self.unschedulable.remove(&(since, ticket))),
+            Place::Gated => self.gated -= 1,
+            Place::InFlight => {}
         }
     }
 }

@@ -33,6 +33,9 @@ use crate::stores::Stores;
 /// Bindings under way at once; the next decision waits for a place. Each is one request.
 const MAX_BINDING: usize = 128;
 
+/// How often refusals are counted for the gauge, and gauges are set while there is always something to do.
+const COUNT_INTERVAL: std::time::Duration = std::time::Duration::from_secs(1);
+
 /// The scheduler. Cheap to clone.
 #[derive(Clone)]
 pub struct Scheduler(Arc<Shared>);
@@ -50,6 +53,9 @@ struct Core {
     cluster: Cluster,
     queue: Queue,
     rotation: Rotation,
+    /// When refusals were last counted for the gauge, and how many events there had been.
+    counted: Option<Instant>,
+    counted_events: u64,
 }
 
 /// What came of one try.
@@ -142,7 +148,13 @@ impl Scheduler {
 
     /// The same with extenders.
     pub fn extended(profiles: Vec<Profile>, backoff: Backoff, stores: Stores, extenders: Vec<Extender>) -> Self {
-        let core = Core { cluster: Cluster::default(), queue: Queue::new(backoff), rotation: Rotation::default() };
+        let core = Core {
+            cluster: Cluster::default(),
+            queue: Queue::new(backoff),
+            rotation: Rotation::default(),
+            counted: None,
+            counted_events: 0,
+        };
         let profiles = profiles.into_iter().map(|profile| (profile.name.clone(), Arc::new(profile))).collect();
         Self(Arc::new(Shared { core: Mutex::new(core), wake: Notify::new(), stores, profiles, extenders }))
     }
@@ -253,7 +265,7 @@ impl Scheduler {
             core.queue.remove(pod.uid());
             return Some(Step::Skipped);
         }
-        let Core { cluster, queue, rotation } = &mut *core;
+        let Core { cluster, queue, rotation, .. } = &mut *core;
         cluster.refresh();
         let asks = |extender: &Extender| !(extender.filter.is_empty() && extender.prioritize.is_empty());
         let consult = self.0.extenders.iter().any(|extender| asks(extender) && extender.interested(&pod));
@@ -375,7 +387,12 @@ impl Scheduler {
     pub async fn run(self, effects: Effects, tasks: Tasks) {
         let permits = Arc::new(Semaphore::new(MAX_BINDING));
         let stop = tasks.token();
+        let mut measured = Instant::now();
         loop {
+            if measured.elapsed() >= COUNT_INTERVAL {
+                self.measure();
+                measured = Instant::now();
+            }
             let Some(Ok(permit)) = stop.run_until_cancelled(permits.clone().acquire_owned()).await else { return };
             match self.step() {
                 Some(step) => {
@@ -419,7 +436,8 @@ impl Scheduler {
 
     /// Sets the gauges; when something falls due.
     fn measure(&self) -> Option<Instant> {
-        let core = self.0.core.lock();
+        let now = Instant::now();
+        let mut core = self.0.core.lock();
         let lengths = core.queue.lengths();
         for (queue, length) in [
             ("active", lengths.active),
@@ -433,11 +451,22 @@ impl Scheduler {
         for (kind, count) in [("nodes", core.cluster.order().len()), ("pods", pods), ("assumed_pods", assumed)] {
             metrics::CACHE_SIZE.with_label_values(&[kind]).set(count as i64);
         }
+        let due = core.queue.next_due();
+        // Who refused whom takes a look at every pod: not more often than that.
+        if let Some(last) = core.counted.filter(|last| now < *last + COUNT_INTERVAL) {
+            return if core.queue.events() == core.counted_events {
+                due
+            } else {
+                due.into_iter().chain([last + COUNT_INTERVAL]).min()
+            };
+        }
         metrics::UNSCHEDULABLE.reset();
         for ((plugin, profile), count) in core.queue.refusals() {
             metrics::UNSCHEDULABLE.with_label_values(&[plugin, &profile]).set(count as i64);
         }
-        core.queue.next_due()
+        core.counted = Some(now);
+        core.counted_events = core.queue.events();
+        due
     }
 }
 
