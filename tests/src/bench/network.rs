@@ -1,6 +1,5 @@
-//! kube-proxy at 10,000 Services with 5 endpoints each, over a real API server, in a network namespace of its own.
-//!
-//! The stock tools' own share of the work, the same rules through `iptables-restore` and `nft`, is measured beside it.
+//! The CNI plugin, and kube-proxy at 10,000 Services with 5 endpoints each over a real API server, in a network namespace of
+//! their own.
 
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -50,6 +49,7 @@ pub fn run() -> Result<()> {
 /// # Errors
 /// A component did not start or did not sync.
 pub async fn run_inside(bins: &Path) -> Result<()> {
+    plugins(bins)?;
     let server = Server::start(bins).await?;
     let client = server.client()?;
     let node = json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": "bench"},
@@ -122,6 +122,62 @@ fn cpu(pid: u32) -> Duration {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     let fields = stat.rsplit_once(')').map(|(_, rest)| rest.split_whitespace().skip(11).take(4)).into_iter().flatten();
     TICK * fields.filter_map(|n| n.parse::<u32>().ok()).sum()
+}
+
+/// How long a CNI ADD and DEL take, ours and the stock bridge plugin where that is installed.
+fn plugins(bins: &Path) -> Result<()> {
+    let dir = tempfile::tempdir()?;
+    let ours = json!({"cniVersion": "1.0.0", "name": "rk", "type": "rk-cni", "bridge": "bench0", "mtu": 1500,
+        "subnets": ["10.77.0.0/16"], "dataDir": dir.path().join("rk")});
+    plugin("rk-cni", &bins.join("rk-cni"), bins, &ours)?;
+    for stock in ["/opt/cni/bin", "/usr/lib/cni"].map(Path::new) {
+        if stock.join("bridge").exists() && stock.join("host-local").exists() {
+            let conf = json!({"cniVersion": "1.0.0", "name": "stock", "type": "bridge", "bridge": "bench1", "isDefaultGateway": true,
+                "hairpinMode": true, "ipam": {"type": "host-local", "subnet": "10.78.0.0/16", "dataDir": dir.path().join("stock")}});
+            return plugin("stock bridge and host-local", &stock.join("bridge"), stock, &conf);
+        }
+    }
+    Ok(())
+}
+
+fn plugin(name: &str, program: &Path, path: &Path, conf: &Value) -> Result<()> {
+    const PODS: usize = 40;
+    use std::io::Write;
+    let call = |command: &str, id: &str, netns: &str| -> Result<Duration> {
+        let started = Instant::now();
+        let mut child = Command::new(program)
+            .envs([("CNI_COMMAND", command), ("CNI_CONTAINERID", id), ("CNI_IFNAME", "eth0"), ("CNI_NETNS", netns)])
+            .env("CNI_PATH", path)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .with_context(|| format!("start {}", program.display()))?;
+        child.stdin.take().context("stdin was asked to be a pipe")?.write_all(conf.to_string().as_bytes())?;
+        let output = child.wait_with_output()?;
+        ensure!(output.status.success(), "{command}: {}", String::from_utf8_lossy(&output.stdout));
+        Ok(started.elapsed())
+    };
+    let mut times = [Vec::new(), Vec::new()];
+    for number in 0..PODS {
+        let mut pod =
+            Command::new("unshare").args(["--net", "sh", "-c", "echo; exec sleep 60"]).stdout(Stdio::piped()).spawn()?;
+        // Its line tells that the namespace is there.
+        std::io::Read::read_exact(&mut pod.stdout.take().context("stdout was asked to be a pipe")?, &mut [0])?;
+        let netns = format!("/proc/{}/ns/net", pod.id());
+        let results = ["ADD", "DEL"].map(|command| call(command, &format!("pod-{number}"), &netns));
+        pod.kill()?;
+        pod.wait()?;
+        for (times, result) in times.iter_mut().zip(results) {
+            times.push(result?);
+        }
+    }
+    let [add, del] = times.map(|mut times| {
+        times.sort();
+        format!("{:.1} / {:.1} ms", times[PODS / 2].as_secs_f64() * 1e3, times[PODS * 9 / 10].as_secs_f64() * 1e3)
+    });
+    row(&format!("CNI {name}: ADD, p50 / p90"), add, "aim 30 ms beyond the kernel's");
+    row(&format!("CNI {name}: DEL, p50 / p90"), del, "");
+    Ok(())
 }
 
 /// A kube-proxy that ends when this is dropped.
