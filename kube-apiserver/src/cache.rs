@@ -9,6 +9,7 @@ pub mod feed;
 pub mod filter;
 mod lister;
 pub mod resource;
+pub mod unreadable;
 pub mod watch;
 
 use std::collections::HashMap;

@@ -60,7 +60,7 @@ pub async fn handle(server: Arc<Server>, peer: Arc<Peer>, address: SocketAddr, r
     {
         return cors::preflight(origin);
     }
-    let notes = Notes { id: audit_id.to_str().unwrap_or("").to_owned(), ..Notes::default() };
+    let notes = Notes { id: Some(audit_id.clone()), ..Notes::default() };
     let known = is_known(&server, &info);
     let labels = labels_of(&info, &method, dry_run, known);
     let verb_label = labels.verb;
@@ -117,7 +117,7 @@ pub async fn handle(server: Arc<Server>, peer: Arc<Peer>, address: SocketAddr, r
 #[derive(Default)]
 struct Notes {
     /// `Audit-ID`.
-    id: String,
+    id: Option<HeaderValue>,
     audit: OnceLock<Arc<Record>>,
     schema: OnceLock<Arc<Schema>>,
 }
@@ -141,7 +141,14 @@ async fn admitted(
     let authenticated = authenticate(&server, &peer, &mut request, info, now);
     if let Some(audit) = &server.audit {
         let uri = request.uri().path_and_query().map_or_else(String::new, ToString::to_string);
-        let seen = Seen { info, headers: request.headers(), uri, address, id: notes.id.clone(), at: now };
+        let seen = Seen {
+            info,
+            headers: request.headers(),
+            uri,
+            address,
+            id: notes.id.as_ref().and_then(|id| id.to_str().ok()).unwrap_or("").to_owned(),
+            at: now,
+        };
         if let Some(record) = audit.begin(&seen, authenticated.as_deref().ok()) {
             request.extensions_mut().insert(record.clone());
             let _ = notes.audit.set(record);

@@ -63,6 +63,17 @@ async fn secrets_are_encrypted_and_rotated_by_being_written() {
     assert_eq!(api.get(&format!("{SECRETS}/new")).await.1["data"], list["items"][0]["data"]);
     assert_eq!(api.ask("DELETE", &format!("{SECRETS}/new"), "application/json", "").await.0, 200);
     api.stop();
+    // A key that is gone takes its secrets with it: that is said, and no list pretends that they were never there.
+    write(&format!("[{{aescbc: {{keys: [{}]}}}}, {{identity: {{}}}}]", key("one")));
+    let api = Api::start(&etcd, &[&flag]).await;
+    for path in [format!("{SECRETS}/old"), SECRETS.to_owned(), "/api/v1/secrets".to_owned()] {
+        let (code, answer) = api.get(&path).await;
+        assert_eq!(code, 500, "{answer}");
+        assert!(answer["message"].as_str().unwrap().contains("unable to transform key"), "{answer}");
+    }
+    assert_eq!(api.post(SECRETS, &secret("other")).await.0, 201);
+    assert_eq!(api.get(&format!("{SECRETS}/other")).await.0, 200);
+    api.stop();
     // Wrong configurations stop the start, by name.
     write("[{kms: {name: x}}]");
     let refused = Api::try_start(&etcd, &[&flag]).await.err().unwrap();

@@ -13,13 +13,14 @@ const MAPS: &str = "/api/v1/namespaces/default/configmaps";
 const MERGE: &str = "application/merge-patch+json";
 
 #[tokio::test(flavor = "multi_thread")]
-async fn concurrent_changes_on_two_servers_all_survive() {
+async fn concurrent_changes_on_three_servers_all_survive() {
     let etcd = Etcd::start();
-    let apis = [Arc::new(Api::start(&etcd, &[]).await), Arc::new(Api::start(&etcd, &[]).await)];
+    let apis =
+        [Arc::new(Api::start(&etcd, &[]).await), Arc::new(Api::start(&etcd, &[]).await), Arc::new(Api::start(&etcd, &[]).await)];
     apis[0].config_map("m", "x").await;
     let tasks: Vec<_> = (0..40)
         .map(|index| {
-            let api = apis[index % 2].clone();
+            let api = apis[index % 3].clone();
             tokio::spawn(async move {
                 let patch = json!({"data": {format!("k{index}"): "v"}}).to_string();
                 api.ask("PATCH", &format!("{MAPS}/m"), MERGE, &patch).await

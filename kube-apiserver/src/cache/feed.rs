@@ -117,6 +117,7 @@ async fn load(caches: &Caches) -> Result<(), Error> {
     let by_path = caches.by_path.load_full();
     let mut loaded: HashMap<&str, Vec<Entry>> = by_path.keys().map(|path| (path.as_str(), Vec::new())).collect();
     let (mut start, mut revision) = (prefix.clone(), 0);
+    let mut unreadable: Vec<(String, String, String)> = Vec::new();
     loop {
         let page = caches.storage.page(&start, &end, PAGE, revision).await?;
         if revision == 0 {
@@ -133,7 +134,10 @@ async fn load(caches: &Caches) -> Result<(), Error> {
                         list.push(entry);
                     }
                 }
-                Err(why) => error!(key = item.key, err = %why, "Cannot read an object in etcd"),
+                Err(why) => {
+                    error!(key = item.key, err = %why, "Cannot read an object in etcd");
+                    unreadable.push((cache.path.clone(), key.to_owned(), why.to_string()));
+                }
             }
         }
         if !page.more {
@@ -143,7 +147,13 @@ async fn load(caches: &Caches) -> Result<(), Error> {
     let count: usize = loaded.values().map(Vec::len).sum();
     for (path, entries) in loaded {
         if let Some(cache) = by_path.get(path) {
+            cache.unreadable.clear();
             cache.replace(entries, revision);
+        }
+    }
+    for (path, key, why) in unreadable {
+        if let Some(cache) = by_path.get(&path) {
+            cache.unreadable.note(&key, why);
         }
     }
     caches.progress.send_replace(revision);
@@ -187,7 +197,10 @@ fn apply(
         match event.event_type() {
             EventType::Put => match make(cache, key, &plain(caches, kv), revision) {
                 Ok(entry) => cache.put(entry),
-                Err(why) => error!(key = kv.key_str().unwrap_or_default(), err = %why, "Cannot read an object in etcd"),
+                Err(why) => {
+                    error!(key = kv.key_str().unwrap_or_default(), err = %why, "Cannot read an object in etcd");
+                    cache.unreadable.note(key, why.to_string());
+                }
             },
             EventType::Delete => cache.remove(key, revision),
         }

@@ -12,6 +12,7 @@ use tokio::sync::mpsc;
 use super::entry::{Entry, Item, Malformed, Tag};
 use super::extract::{Extract, FieldOf};
 use super::filter::{Filter, Scope};
+use super::unreadable::Unreadable;
 use super::watch::{Delivery, Event, Watchers};
 
 /// Bytes of past objects that the window of one resource may hold. Enough for minutes of ordinary change; more only helps
@@ -33,6 +34,8 @@ pub struct ResourceCache {
     pub(super) extract: Extract,
     /// The number of `spec.nodeName`, the field that kubelets list and watch by.
     pub indexed: Option<usize>,
+    /// What is in etcd and not here.
+    pub unreadable: Unreadable,
     inner: RwLock<Inner>,
     version: AtomicU64,
 }
@@ -127,6 +130,7 @@ impl ResourceCache {
             selectable: selectable.iter().map(|(key, _)| *key).collect(),
             extract: Extract::new(selectable),
             indexed: selectable.iter().position(|(key, _)| *key == "spec.nodeName"),
+            unreadable: Unreadable::default(),
             inner: RwLock::default(),
             version: AtomicU64::new(0),
         }
@@ -204,6 +208,7 @@ impl ResourceCache {
     /// An object was written.
     pub(super) fn put(&self, entry: Entry) {
         let entry = Arc::new(entry);
+        self.unreadable.forget(entry.key());
         let mut inner = self.inner.write();
         let previous = inner.items.insert(Item::new(entry.clone(), self.indexed)).map(|item| item.0);
         inner.push(Event::written(entry, previous));
@@ -212,6 +217,7 @@ impl ResourceCache {
 
     /// An object was removed.
     pub(super) fn remove(&self, key: &str, revision: u64) {
+        self.unreadable.forget(key);
         let mut inner = self.inner.write();
         if let Some(previous) = inner.items.remove(key) {
             inner.push(Event::removed(previous.0, revision));

@@ -33,6 +33,8 @@ pub async fn get(call: &Call) -> Result<Response, Status> {
         return reply::written(call, 200, &document, stored.revision)
             .map_err(|_| unavailable(crate::storage::Error::Unavailable(error.message)));
     }
-    let entry = cache.get(&call.served.key(&call.info.namespace, &call.info.name)).ok_or_else(|| call.not_found())?;
+    let key = call.served.key(&call.info.namespace, &call.info.name);
+    cache.unreadable.check(Some(&key))?;
+    let entry = cache.get(&key).ok_or_else(|| call.not_found())?;
     reply::entry(call, accept, &entry)
 }

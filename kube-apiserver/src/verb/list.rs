@@ -84,6 +84,7 @@ pub async fn list(call: &Call) -> Result<Response, Status> {
     let (scope, filter) = select(call, &cache, &options)?;
     let snapshot_and_start = open(call, &cache, &options, &scope).await?;
     let (snapshot, after) = snapshot_and_start;
+    cache.unreadable.check(None)?;
     let selection = Selection { snapshot, scope, filter: Arc::new(filter), after, limit: options.limit };
     match (accept.shape, accept.encoding) {
         (Shape::Object | Shape::MetadataList(_), Encoding::Json) if !accept.pretty => streamed(call, accept, selection),
