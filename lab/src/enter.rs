@@ -35,6 +35,7 @@ pub fn enter(layout: &Layout, args: &EnterArgs) -> Result<()> {
         .env("HOME", "/root")
         .env("PS1", format!("root@{}:\\w# ", args.node))
         .env_remove("KUBECONFIG")
+        .env_remove("RK_IMAGES")
         .exec();
     Err(error).context("run nsenter: not installed? On Debian: apt-get install util-linux")
 }

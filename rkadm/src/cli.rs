@@ -46,6 +46,8 @@ pub enum Command {
     Etcd(command::etcd::EtcdArgs),
     /// One page about this host and its cluster: what runs, what is wrong, what to do
     Status(command::status::StatusArgs),
+    /// What is wrong with this host and why, with the logs that tell: before a cluster is set up and after it broke
+    Doctor(command::doctor::DoctorArgs),
     /// Upgrade your cluster smoothly to a newer version with this command
     Upgrade(upgrade::UpgradeArgs),
     /// Print the version of rkadm
@@ -76,6 +78,7 @@ pub async fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Kubeconfig(args) => command::kubeconfig::run(args, rootfs).await,
         Command::Etcd(args) => command::etcd::run(args, rootfs).await,
         Command::Status(args) => command::status::run(args, rootfs).await,
+        Command::Doctor(args) => command::doctor::run(args, rootfs).await,
         Command::Upgrade(args) => upgrade::run(args, rootfs).await,
         Command::Version(args) => command::version::run(args),
         Command::Lab(args) => lab::run(args).await,

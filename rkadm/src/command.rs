@@ -2,6 +2,7 @@
 
 pub mod certs;
 pub mod config;
+pub mod doctor;
 pub mod etcd;
 pub mod kubeconfig;
 pub mod status;

@@ -79,6 +79,14 @@ struct SandboxId {
 }
 
 #[derive(Clone, PartialEq, Message)]
+struct StopContainer {
+    #[prost(string, tag = "1")]
+    container_id: String,
+    #[prost(int64, tag = "2")]
+    timeout: i64,
+}
+
+#[derive(Clone, PartialEq, Message)]
 struct ListContainersResponse {
     #[prost(message, repeated, tag = "1")]
     containers: Vec<Container>,
@@ -173,6 +181,13 @@ impl Runtime {
     pub async fn sandboxes(&self) -> anyhow::Result<Vec<PodSandbox>> {
         let answer: ListPodSandboxResponse = self.call("/runtime.v1.RuntimeService/ListPodSandbox", Empty {}).await?;
         Ok(answer.items)
+    }
+
+    /// Stops a container; the kubelet decides what comes after it.
+    pub async fn stop_container(&self, id: &str) -> anyhow::Result<()> {
+        let _: Empty =
+            self.call("/runtime.v1.RuntimeService/StopContainer", StopContainer { container_id: id.into(), timeout: 30 }).await?;
+        Ok(())
     }
 
     /// Stops and removes a sandbox with its containers.

@@ -336,7 +336,11 @@ mod tests {
             ours.push(phase.name.to_string());
             // These are ours alone.
             ours.extend(
-                phase.phases.iter().filter(|sub| !["rk-cni", "metrics", "ingress"].contains(&sub.name)).map(|sub| format!("/{}", sub.name)),
+                phase
+                    .phases
+                    .iter()
+                    .filter(|sub| !["rk-cni", "metrics", "ingress"].contains(&sub.name))
+                    .map(|sub| format!("/{}", sub.name)),
             );
         }
         ours

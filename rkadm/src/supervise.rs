@@ -70,10 +70,12 @@ fn backoff(previous: Duration, ran: Duration) -> Duration {
 /// Starts a supervisor for a unit, or makes the running one restart its daemon with the new instructions.
 pub fn start(unit: &Unit) -> anyhow::Result<()> {
     std::fs::create_dir_all(RUN_DIR).with_context(|| format!("cannot make {RUN_DIR}"))?;
+    // Known by the program that it was started from, which the new instructions may replace.
+    let running = daemon(&unit.name);
     let text = serde_json::to_vec_pretty(unit)?;
     pki::Files::host().write(unit_path(&unit.name), pki::files::PUBLIC, text)?;
     if supervisor(&unit.name).is_some() {
-        if let Some(pid) = daemon(&unit.name) {
+        if let Some(pid) = running {
             let _ = kill(pid, Signal::SIGTERM);
         }
         return Ok(());

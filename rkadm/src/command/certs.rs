@@ -50,6 +50,25 @@ enum CertsCommand {
     },
     /// Generate certificate keys
     CertificateKey,
+    /// Bring a control plane back whose certificates have ended: renew what has ended or soon will, and have it used
+    Recover {
+        #[command(flatten)]
+        place: Place,
+        /// Renew what ends within this time (e.g. 720h)
+        #[arg(long, value_parser = component::duration::parse, default_value = "720h")]
+        within: Duration,
+    },
+    /// Renew what ends soon, once or for ever (a timer of this host runs it)
+    AutoRenew {
+        #[command(flatten)]
+        place: Place,
+        /// Renew what ends within this time
+        #[arg(long, value_parser = component::duration::parse, default_value = "1440h")]
+        within: Duration,
+        /// Look again after this time, for ever
+        #[arg(long, value_parser = component::duration::parse)]
+        every: Option<Duration>,
+    },
 }
 
 #[derive(Debug, Args)]
@@ -88,6 +107,14 @@ pub async fn run(args: CertsArgs, rootfs: Option<PathBuf>) -> anyhow::Result<()>
             );
             Ok(())
         }
+        CertsCommand::Recover { place, within } => recover(&mut files, &place, within).await,
+        CertsCommand::AutoRenew { place, within, every } => loop {
+            if renew_ending(&mut files, &place, within).await? > 0 {
+                restart_control_plane().await?;
+            }
+            let Some(every) = every else { return Ok(()) };
+            tokio::time::sleep(every).await;
+        },
         CertsCommand::GenerateCsr { place, kubeconfig_dir } => generate_requests(&mut files, &place, &kubeconfig_dir).await,
     }
 }
@@ -109,6 +136,109 @@ async fn configuration(place: &Place) -> anyhow::Result<ClusterConfiguration> {
             Ok(ClusterConfiguration::default())
         }
     }
+}
+
+/// Renews what has ended or ends within a time, says each, and counts them.
+async fn renew_ending(files: &mut Files, place: &Place, within: Duration) -> anyhow::Result<usize> {
+    let now = SystemTime::now();
+    let list = expiration::list(files, Path::new(KUBERNETES), &place.cert_dir)?;
+    let ending: Vec<&Expiration> = list.iter().filter(|line| line.not_after.is_some() && line.residual(now) < within).collect();
+    for line in ending.iter().filter(|line| line.authority.is_none()) {
+        say::warning(&format!(
+            "the authority {} ends in {}: it is not renewed, it has to be replaced",
+            line.name,
+            residual(line.residual(now))
+        ));
+    }
+    let names: Vec<&str> = ending.iter().filter(|line| line.authority.is_some()).map(|line| line.name.as_str()).collect();
+    if names.is_empty() {
+        println!("No certificate ends within {} hours", within.as_secs() / 3600);
+        return Ok(0);
+    }
+    let cluster = configuration(place).await?;
+    let keys = KeyPool::lazy(cluster.encryption_algorithm.parse()?);
+    renew(files, &place.cert_dir, &names, false, cluster.certificate_validity_period, &keys)?;
+    Ok(names.len())
+}
+
+/// One command after certificates have ended: renew, the kubelet's own as well, and restart what holds the old ones.
+async fn recover(files: &mut Files, place: &Place, within: Duration) -> anyhow::Result<()> {
+    let renewed = renew_ending(files, place, within).await?;
+    let kubelet = recover_kubelet(files, &place.cert_dir)?;
+    if renewed == 0 && !kubelet {
+        return Ok(());
+    }
+    if kubelet {
+        restart_kubelet().await?;
+    }
+    restart_control_plane().await?;
+    let endpoint = local_api(files);
+    let started = std::time::Instant::now();
+    loop {
+        let answer = crate::https::get(&endpoint, "/readyz", &crate::https::Trust::Anybody, None, Duration::from_secs(3)).await;
+        if answer.is_ok_and(|answer| answer.status == 200) {
+            say::phase("certs", &format!("The API server is ready {}", say::took(started)));
+            return Ok(());
+        }
+        if started.elapsed() > Duration::from_secs(180) {
+            let runtime = crate::cri::Runtime::connect(crate::cri::DEFAULT_SOCKET).await.ok();
+            bail!("the API server does not come up: {}", crate::diagnose::component(runtime.as_ref(), "kube-apiserver").await);
+        }
+        tokio::time::sleep(crate::node::POLL * 4).await;
+    }
+}
+
+/// `host:port` of this host's API server, by its manifest.
+fn local_api(files: &Files) -> String {
+    let text = files.read(crate::manifest::path("kube-apiserver")).ok().flatten().unwrap_or_default();
+    let pod: serde_json::Value = serde_yaml::from_slice(&text).unwrap_or_default();
+    let said = &pod["metadata"]["annotations"]["kubeadm.kubernetes.io/kube-apiserver.advertise-address.endpoint"];
+    said.as_str().unwrap_or("127.0.0.1:6443").to_string()
+}
+
+/// As the controller manager signs kubelets' certificates.
+const YEAR: Duration = Duration::from_secs(365 * 86400);
+
+/// A kubelet whose client certificate has ended cannot ask for another one: here, where the authority's key is, it gets one. Says whether.
+fn recover_kubelet(files: &mut Files, dir: &Path) -> anyhow::Result<bool> {
+    let path = crate::kubelet::CLIENT_CERTIFICATE;
+    let Some(text) = files.read(path)? else { return Ok(false) };
+    let old = pki::Certificate::from_pem(&text).with_context(|| format!("in {path}"))?;
+    if old.not_after() > SystemTime::now() {
+        return Ok(false);
+    }
+    let authority = tree::load_authority(files, dir, "ca").context(
+        "the kubelet's certificate has ended and the authority's key is not here: give it a new bootstrap-kubelet.conf (`rkadm reset` and join \
+         again on a worker)",
+    )?;
+    let key = pki::PrivateKey::generate(pki::Algorithm::EcdsaP256)?;
+    let profile = pki::Profile::leaf(old.subject().clone(), &[pki::Usage::ClientAuth], SystemTime::now(), YEAR);
+    let new = authority.issue(&profile, &key)?;
+    // The link is followed: the kubelet's own file is replaced, as its rotation would.
+    let real = std::fs::canonicalize(files.real(Path::new(path))).unwrap_or_else(|_| files.real(Path::new(path)));
+    Files::host().write(&real, pki::files::SECRET, format!("{}{}", new.to_pem(), key.to_pem()?))?;
+    println!("the kubelet's client certificate renewed");
+    Ok(true)
+}
+
+async fn restart_kubelet() -> anyhow::Result<()> {
+    if crate::host::observe().systemd {
+        return crate::node::systemctl(&["restart", "kubelet"]).await;
+    }
+    let program = crate::host::find_own("kubelet").context("the kubelet is not installed")?;
+    crate::supervise::start(&crate::supervise::Unit::kubelet(program))
+}
+
+/// Ends the containers of the control plane, so that the kubelet starts them with what is in their files now. Upstream leaves this to the user.
+async fn restart_control_plane() -> anyhow::Result<()> {
+    let runtime = crate::cri::Runtime::connect(crate::cri::DEFAULT_SOCKET).await?;
+    for component in crate::manifest::COMPONENTS {
+        for container in runtime.containers().await?.into_iter().filter(|one| one.is_running() && one.name() == component) {
+            runtime.stop_container(&container.id).await.with_context(|| format!("cannot stop {component}"))?;
+            println!("{component} restarts");
+        }
+    }
+    Ok(())
 }
 
 /// Renews by names; `strict`: a missing certificate is an error.

@@ -1,5 +1,8 @@
 //! `rkadm etcd`: state, members, snapshots and their restoration. Ours: kubeadm leaves this to etcdctl.
 
+mod schedule;
+mod seal;
+
 use std::io::{Read as _, Seek as _, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
@@ -12,6 +15,7 @@ use sha2::{Digest as _, Sha256};
 
 use crate::cri::{DEFAULT_SOCKET, Runtime};
 use crate::{host, manifest, say};
+use schedule::Schedule;
 
 /// Where snapshots go when nothing else is said.
 pub const SNAPSHOT_DIR: &str = "/var/lib/etcd-snapshots";
@@ -35,9 +39,12 @@ enum EtcdCommand {
     Status,
     /// Give free space inside the database back to the disk
     Defrag,
-    /// List or remove members
+    /// List, remove or replace members
     #[command(subcommand)]
     Member(MemberCommand),
+    /// Clear alarms (a database that is over its quota takes no writes until compacted, defragmented and disarmed)
+    #[command(subcommand)]
+    Alarm(AlarmCommand),
     /// Save, list, verify and restore snapshots
     #[command(subcommand)]
     Snapshot(SnapshotCommand),
@@ -47,8 +54,18 @@ enum EtcdCommand {
 enum MemberCommand {
     /// List the members of the cluster
     List,
-    /// Remove a member by its id (hexadecimal, as `list` prints it)
+    /// Remove a member by its id (hexadecimal, as `list` prints it) or its name
     Remove { id: String },
+    /// Give this host's member its data anew from the other members: for a member whose data is lost or damaged
+    Replace,
+}
+
+#[derive(Debug, Subcommand)]
+enum AlarmCommand {
+    /// List the alarms of all members
+    List,
+    /// Compact the history, defragment every member and disarm all alarms
+    Disarm,
 }
 
 #[derive(Debug, Subcommand)]
@@ -60,6 +77,29 @@ enum SnapshotCommand {
         /// Keep only this many files in the directory
         #[arg(long)]
         keep: Option<usize>,
+        /// Encrypt with the key (32 bytes, hexadecimal) in this file
+        #[arg(long)]
+        key_file: Option<PathBuf>,
+    },
+    /// Save snapshots from time to time, by a daemon of this host (`--stop` ends it)
+    Schedule {
+        /// The time between two
+        #[arg(long, value_parser = component::duration::parse, default_value = "6h")]
+        every: Duration,
+        /// Keep this many
+        #[arg(long, default_value_t = 8)]
+        keep: usize,
+        #[arg(long, default_value = SNAPSHOT_DIR)]
+        dir: PathBuf,
+        /// Encrypt with the key (32 bytes, hexadecimal) in this file
+        #[arg(long)]
+        key_file: Option<PathBuf>,
+        /// End the schedule of this host
+        #[arg(long)]
+        stop: bool,
+        /// Be the daemon
+        #[arg(long, hide = true)]
+        run: bool,
     },
     /// List the snapshots of a directory
     List {
@@ -67,7 +107,12 @@ enum SnapshotCommand {
         dir: PathBuf,
     },
     /// Check a snapshot's checksum
-    Verify { file: PathBuf },
+    Verify {
+        file: PathBuf,
+        /// The key (32 bytes, hexadecimal) that it is encrypted with
+        #[arg(long)]
+        key_file: Option<PathBuf>,
+    },
     /// Put a snapshot in the place of this host's data. The control plane stops meanwhile; the old data is kept beside
     Restore {
         file: PathBuf,
@@ -77,6 +122,9 @@ enum SnapshotCommand {
         /// Restore even though other members exist (they must be restored from the same snapshot)
         #[arg(long)]
         force: bool,
+        /// The key (32 bytes, hexadecimal) that it is encrypted with
+        #[arg(long)]
+        key_file: Option<PathBuf>,
     },
 }
 
@@ -98,6 +146,10 @@ pub async fn run(args: EtcdArgs, rootfs: Option<PathBuf>) -> anyhow::Result<()> 
             );
             if !status.errors().is_empty() {
                 println!("errors: {}", status.errors().join(", "));
+            }
+            let alarms = alarms(&mut client).await?;
+            if !alarms.is_empty() {
+                println!("alarms: {}; see `rkadm etcd alarm disarm`", alarms.join(", "));
             }
             println!("{} members", members.members().len());
             Ok(())
@@ -124,16 +176,34 @@ pub async fn run(args: EtcdArgs, rootfs: Option<PathBuf>) -> anyhow::Result<()> 
             print!("{}", super::token::table(rows));
             Ok(())
         }
+        EtcdCommand::Alarm(AlarmCommand::List) => {
+            alarms(&mut connect().await?).await?.iter().for_each(|alarm| println!("{alarm}"));
+            Ok(())
+        }
+        EtcdCommand::Alarm(AlarmCommand::Disarm) => disarm(&files, &args.cert_dir, &mut connect().await?).await,
+        EtcdCommand::Member(MemberCommand::Replace) => replace(&files, &args.cert_dir).await,
         EtcdCommand::Member(MemberCommand::Remove { id }) => {
-            let number = u64::from_str_radix(&id, 16)
-                .with_context(|| format!("{id:?} is not an id as `rkadm etcd member list` prints it"))?;
-            connect().await?.member_remove(number).await.with_context(|| format!("etcd did not remove the member {id}"))?;
+            let mut client = connect().await?;
+            let list = client.member_list().await?;
+            let named = list.members().iter().find(|member| member.name() == id).map(etcd_client::Member::id);
+            let number = named
+                .map_or_else(|| u64::from_str_radix(&id, 16), Ok)
+                .with_context(|| format!("{id:?} is neither a name nor an id as `rkadm etcd member list` prints them"))?;
+            client.member_remove(number).await.with_context(|| format!("etcd did not remove the member {id}"))?;
             println!("member {id} removed");
             Ok(())
         }
-        EtcdCommand::Snapshot(SnapshotCommand::Save { file, keep }) => {
+        EtcdCommand::Snapshot(SnapshotCommand::Schedule { every, keep, dir, key_file, stop, run }) => {
+            let schedule = Schedule { every, keep: keep.max(1), dir, key_file };
+            match (stop, run) {
+                (true, _) => schedule::stop().await,
+                (false, false) => schedule.start(&args.cert_dir, &args.endpoints).await,
+                (false, true) => schedule.run(&files, &args.cert_dir, &args.endpoints).await,
+            }
+        }
+        EtcdCommand::Snapshot(SnapshotCommand::Save { file, keep, key_file }) => {
             let file = file.unwrap_or_else(|| Path::new(SNAPSHOT_DIR).join(default_name()));
-            let size = save(&mut connect().await?, &file).await?;
+            let size = save_sealed(&mut connect().await?, &file, key_file.as_deref()).await?;
             println!("Snapshot saved at {} ({})", file.display(), bytes(size.cast_signed()));
             if let Some(keep) = keep {
                 rotate(file.parent().unwrap_or(Path::new(".")), keep.max(1))?;
@@ -144,21 +214,147 @@ pub async fn run(args: EtcdArgs, rootfs: Option<PathBuf>) -> anyhow::Result<()> 
             let mut rows = vec![["FILE", "SIZE", "CHECKSUM"].map(str::to_string).to_vec()];
             for file in snapshots(&dir)? {
                 let size = std::fs::metadata(&file)?.len();
+                if seal::is_sealed(&file) {
+                    rows.push(vec![file.display().to_string(), bytes(size.cast_signed()), "encrypted".into()]);
+                    continue;
+                }
                 let good = verify(&file).map_or_else(|error| format!("{error:#}"), |_| "good".into());
                 rows.push(vec![file.display().to_string(), bytes(size.cast_signed()), good]);
             }
             print!("{}", super::token::table(rows));
             Ok(())
         }
-        EtcdCommand::Snapshot(SnapshotCommand::Verify { file }) => {
-            verify(&file)?;
+        EtcdCommand::Snapshot(SnapshotCommand::Verify { file, key_file }) => {
+            verify(&opened(&file, key_file.as_deref())?.path)?;
             println!("{}: the checksum is good", file.display());
             Ok(())
         }
-        EtcdCommand::Snapshot(SnapshotCommand::Restore { file, data_dir, force }) => {
-            restore(&files, &file, data_dir, force).await
+        EtcdCommand::Snapshot(SnapshotCommand::Restore { file, data_dir, force, key_file }) => {
+            let opened = opened(&file, key_file.as_deref())?;
+            restore(&files, &opened.path, data_dir, force).await
         }
     }
+}
+
+/// Alarms by member.
+async fn alarms(client: &mut etcd_client::Client) -> anyhow::Result<Vec<String>> {
+    let answer =
+        client.alarm(etcd_client::AlarmAction::Get, etcd_client::AlarmType::None, None).await.context("etcd does not answer")?;
+    Ok(answer.alarms().iter().map(|alarm| format!("{:?} of member {:x}", alarm.alarm(), alarm.member_id())).collect())
+}
+
+/// Room in the database, then writes again: compaction, defragmentation of every member, alarms off.
+async fn disarm(files: &Files, cert_dir: &Path, client: &mut etcd_client::Client) -> anyhow::Result<()> {
+    let revision = client.status().await?.header().map_or(0, etcd_client::ResponseHeader::revision);
+    match client.compact(revision, None).await {
+        Ok(_) => println!("compacted up to revision {revision}"),
+        Err(error) if error.to_string().contains("compacted") => {}
+        Err(error) => return Err(error).context("etcd could not compact its history"),
+    }
+    for member in client.member_list().await?.members() {
+        let mut one = crate::etcd::connect(files, cert_dir, member.client_urls(), TIMEOUT).await?;
+        let before = one.status().await?.db_size();
+        one.defragment().await.with_context(|| format!("{} could not defragment", member.name()))?;
+        println!("{}: {} before, {} now", member.name(), bytes(before), bytes(one.status().await?.db_size()));
+    }
+    client
+        .alarm(etcd_client::AlarmAction::Deactivate, etcd_client::AlarmType::Nospace, None)
+        .await
+        .context("etcd did not disarm")?;
+    println!("alarms disarmed");
+    Ok(())
+}
+
+/// This host's member again, empty: out of the cluster, its data aside, in again as a learner, promoted.
+async fn replace(files: &Files, cert_dir: &Path) -> anyhow::Result<()> {
+    let started = Instant::now();
+    let own = member(files)?;
+    let others: Vec<String> = own
+        .initial_cluster
+        .split(',')
+        .filter_map(|part| part.split_once('='))
+        .filter(|(_, url)| *url != own.peer)
+        .map(|(_, url)| url.replace(":2380", ":2379"))
+        .collect();
+    let mut known = others.clone();
+    // Members that came later are not in this one's manifest, but in the API server's pods.
+    if let Ok(api) = crate::apply::Api::connect(Path::new(crate::node::ADMIN), Duration::from_secs(2)).await
+        && let Ok(Ok(found)) = tokio::time::timeout(Duration::from_secs(5), crate::etcd::endpoints(&api, Some(&own.name))).await
+    {
+        known.extend(found);
+    }
+    if known.is_empty() {
+        bail!("this host's member is the only one: there is nobody to get the data from; restore a snapshot instead");
+    }
+    let mut client = crate::etcd::connect(files, cert_dir, &known, TIMEOUT).await?;
+    let held = hold(files, &["etcd"])?;
+    let result = async {
+        let runtime = Runtime::connect(DEFAULT_SOCKET).await?;
+        wait_gone(&runtime, &["etcd"]).await?;
+        crate::etcd::remove(&mut client, &own.peer).await?;
+        let old = aside(&own.data_dir)?;
+        say::phase("etcd", &format!("The member {} is out of the cluster; its old data is in {}", own.name, old.display()));
+        let (id, members) = crate::etcd::add_learner(&mut client, &own.name, &own.peer, TIMEOUT * 3).await?;
+        std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&own.data_dir)?;
+        std::fs::set_permissions(&own.data_dir, std::fs::Permissions::from_mode(0o700))?;
+        anyhow::Ok((id, members))
+    }
+    .await;
+    if let Ok((_, members)) = &result {
+        let path = Path::new(HELD).join("etcd.yaml");
+        let text = files.read(&path)?.context("etcd's manifest is gone")?;
+        let mut pod: serde_json::Value = serde_yaml::from_slice(&text)?;
+        let list: Vec<String> = members.iter().map(|(name, url)| format!("{name}={url}")).collect();
+        if let Some(flags) = pod["spec"]["containers"][0]["command"].as_array_mut() {
+            flags.retain(|flag| !flag.as_str().is_some_and(|flag| flag.starts_with("--initial-cluster")));
+            flags.push(format!("--initial-cluster={}", list.join(",")).into());
+            flags.push("--initial-cluster-state=existing".into());
+        }
+        Files::host().write(&path, pki::files::SECRET, crate::config::yaml(&pod)?)?;
+    }
+    held.release()?;
+    let (id, members) = result?;
+    crate::etcd::promote(&mut client, id, TIMEOUT * 9).await?;
+    say::phase("etcd", &format!("{} is a member again, one of {} {}", own.name, members.len(), say::took(started)));
+    Ok(())
+}
+
+/// A plain snapshot: the file itself, or a decrypted copy that goes with this value.
+struct Opened {
+    path: PathBuf,
+    _copy: Option<tempfile::TempDir>,
+}
+
+fn opened(file: &Path, key_file: Option<&Path>) -> anyhow::Result<Opened> {
+    if !seal::is_sealed(file) {
+        return Ok(Opened { path: file.to_path_buf(), _copy: None });
+    }
+    let key = seal::key(key_file.with_context(|| format!("{} is encrypted: --key-file says where the key is", file.display()))?)?;
+    // Beside the snapshot: there is room for it, and nobody else may look there.
+    let dir = tempfile::TempDir::new_in(file.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new(".")))?;
+    let path = dir.path().join("plain.db");
+    let mut output = std::fs::OpenOptions::new().create_new(true).write(true).mode(0o600).open(&path)?;
+    seal::open(&key, &mut std::fs::File::open(file)?, &mut output).with_context(|| format!("cannot open {}", file.display()))?;
+    Ok(Opened { path, _copy: Some(dir) })
+}
+
+/// [`save`], encrypted where there is a key.
+async fn save_sealed(client: &mut etcd_client::Client, file: &Path, key_file: Option<&Path>) -> anyhow::Result<u64> {
+    let Some(key_file) = key_file else { return save(client, file).await };
+    let key = seal::key(key_file)?;
+    let plain = file.with_extension("db.plain");
+    let result = async {
+        let size = save(client, &plain).await?;
+        let part = file.with_extension("db.part");
+        let mut output = std::fs::OpenOptions::new().create(true).truncate(true).write(true).mode(0o600).open(&part)?;
+        seal::seal(&key, &mut std::fs::File::open(&plain)?, &mut output)?;
+        output.sync_all()?;
+        std::fs::rename(&part, file)?;
+        anyhow::Ok(size)
+    }
+    .await;
+    let _ = std::fs::remove_file(&plain);
+    result.with_context(|| format!("cannot save an encrypted snapshot to {}", file.display()))
 }
 
 fn default_name() -> String {
@@ -301,6 +497,14 @@ pub async fn restore(files: &Files, file: &Path, data_dir: Option<PathBuf>, forc
         );
     }
     let runtime = Runtime::connect(DEFAULT_SOCKET).await?;
+    // Clients hold revisions of today's history; the restored one must have passed them before they come back.
+    let endpoints = ["https://127.0.0.1:2379".to_string()];
+    let pki = pki_dir(files);
+    let known = async {
+        let mut client = crate::etcd::connect(files, &pki, &endpoints, Duration::from_secs(3)).await.ok()?;
+        Some(client.status().await.ok()?.header()?.revision())
+    };
+    let seen = tokio::time::timeout(Duration::from_secs(5), known).await.ok().flatten();
     // Whoever writes while the data changes would be surprised: API server first, then etcd.
     let held = hold(files, &["kube-apiserver", "etcd"])?;
     let result = async {
@@ -320,15 +524,59 @@ pub async fn restore(files: &Files, file: &Path, data_dir: Option<PathBuf>, forc
         }
     }
     .await;
+    let result = match result {
+        Ok(()) => {
+            held.release_one("etcd")?;
+            async {
+                wait_healthy().await?;
+                // Other members that are restored as well bring the quorum later: then the API servers notice by themselves.
+                if !others {
+                    let mut client = crate::etcd::connect(files, &pki, &endpoints, TIMEOUT).await?;
+                    pass_revisions(&mut client, seen).await?;
+                }
+                anyhow::Ok(())
+            }
+            .await
+        }
+        failed => failed,
+    };
     held.release()?;
     result?;
-    wait_healthy().await?;
     say::phase("etcd", &format!("etcd runs on the restored data; the API server follows {}", say::took(started)));
     Ok(())
 }
 
 /// Where manifests are while a restore is at work.
 pub const HELD: &str = "/etc/kubernetes/rk-held";
+
+/// Revisions that are passed where the lost history's end is not known, because etcd did not run any more.
+const PASS_BLINDLY: i64 = 1_000;
+/// More are not passed: they cost a millisecond each.
+const PASS_MOST: i64 = 50_000;
+
+/// Writes until the revision is beyond `seen`, to a key that the API server uses for the same end.
+async fn pass_revisions(client: &mut etcd_client::Client, seen: Option<i64>) -> anyhow::Result<()> {
+    let at = client.status().await.context("etcd does not answer")?.header().map_or(0, etcd_client::ResponseHeader::revision);
+    let goal = seen.unwrap_or(at + PASS_BLINDLY);
+    let missing = (goal + 1 - at).clamp(0, PASS_MOST);
+    let writes = futures::StreamExt::map(futures::stream::iter(0..missing), |_| {
+        let mut client = client.clone();
+        async move { client.put("/registry/rk-progress", "{}", None).await }
+    });
+    let results: Vec<_> = futures::StreamExt::collect(futures::StreamExt::buffer_unordered(writes, 64)).await;
+    results.into_iter().collect::<Result<Vec<_>, _>>().context("etcd takes no writes")?;
+    Ok(())
+}
+
+/// Where the certificates are, by etcd's manifest.
+fn pki_dir(files: &Files) -> PathBuf {
+    let text =
+        files.read(manifest::path("etcd")).ok().flatten().or_else(|| files.read(Path::new(HELD).join("etcd.yaml")).ok()?);
+    let pod: serde_json::Value = serde_yaml::from_slice(&text.unwrap_or_default()).unwrap_or_default();
+    let flags = pod["spec"]["containers"][0]["command"].as_array().cloned().unwrap_or_default();
+    let ca = flags.iter().find_map(|flag| Some(PathBuf::from(flag.as_str()?.strip_prefix("--trusted-ca-file=")?)));
+    ca.and_then(|ca| Some(ca.parent()?.parent()?.to_path_buf())).unwrap_or_else(|| "/etc/kubernetes/pki".into())
+}
 
 /// Manifests that are out of the kubelet's sight for a while.
 pub struct Held(Vec<(PathBuf, PathBuf)>);
@@ -357,9 +605,17 @@ pub fn hold(files: &Files, components: &[&str]) -> anyhow::Result<Held> {
 }
 
 impl Held {
+    /// Puts one manifest back.
+    fn release_one(&self, component: &str) -> anyhow::Result<()> {
+        for (from, to) in self.0.iter().filter(|(from, to)| to.exists() && from.ends_with(format!("{component}.yaml"))) {
+            std::fs::rename(to, from).with_context(|| format!("cannot put {} back from {}", from.display(), to.display()))?;
+        }
+        Ok(())
+    }
+
     /// Puts the manifests back, the last one first: etcd before the API server.
     pub fn release(self) -> anyhow::Result<()> {
-        for (from, to) in self.0.into_iter().rev() {
+        for (from, to) in self.0.into_iter().rev().filter(|(_, to)| to.exists()) {
             std::fs::rename(&to, &from).with_context(|| format!("cannot put {} back from {}", from.display(), to.display()))?;
         }
         let _ = std::fs::remove_dir(HELD);

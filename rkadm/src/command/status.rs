@@ -22,7 +22,7 @@ const SOON: Duration = Duration::from_secs(30 * 86400);
 /// etcd refuses writes at its quota, 2 GiB by default: said before that.
 const ETCD_LARGE: i64 = 1_600_000_000;
 
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 pub struct StatusArgs {
     /// The kubeconfig file to use when talking to the cluster
     #[arg(long, default_value = ADMIN)]
@@ -32,7 +32,7 @@ pub struct StatusArgs {
     cert_dir: PathBuf,
     /// Path to the CRI socket to connect
     #[arg(long, default_value = DEFAULT_SOCKET)]
-    cri_socket: String,
+    pub(super) cri_socket: String,
 }
 
 /// What was seen; `None` where nobody answered.
@@ -69,6 +69,13 @@ pub async fn run(args: StatusArgs, rootfs: Option<PathBuf>) -> anyhow::Result<()
     let problems = judge(&observed);
     print!("{}", render(&observed, &problems));
     if problems.is_empty() { Ok(()) } else { anyhow::bail!("{} problems", problems.len()) }
+}
+
+/// The page and its problems, for `doctor`.
+pub(super) async fn page(args: &StatusArgs, files: &Files) -> (String, Vec<String>) {
+    let observed = observe(args, files).await;
+    let problems = judge(&observed);
+    (render(&observed, &problems), problems)
 }
 
 async fn observe(args: &StatusArgs, files: &Files) -> Observed {
