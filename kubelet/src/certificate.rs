@@ -135,6 +135,34 @@ fn with_newline(text: &str) -> String {
     if text.ends_with('\n') { text.to_owned() } else { format!("{text}\n") }
 }
 
+/// The self-made serving certificate: `kubelet.crt` and `kubelet.key` in `dir`, made where they are absent, unusable or about to
+/// expire. Clients that were told to trust it keep doing so across restarts.
+///
+/// # Errors
+/// The directory is not writable.
+pub fn self_made(dir: &Path, node: &str, names: &[String]) -> anyhow::Result<rustls::sign::CertifiedKey> {
+    let (cert, key) = (dir.join("kubelet.crt"), dir.join("kubelet.key"));
+    const DAY: i64 = 86_400;
+    let now = Timestamp::now().as_second();
+    let good = std::fs::read_to_string(&cert).ok().and_then(|pem| validity(&pem)).is_some_and(|(_, ends)| ends > now + 30 * DAY);
+    if good && let Ok(pair) = component::tls::key_pair(&cert, &key) {
+        return Ok(pair);
+    }
+    let pair = rcgen::KeyPair::generate().context("failed to make a key")?;
+    let mut params = rcgen::CertificateParams::new(names.to_vec()).context("bad name for a certificate")?;
+    params.distinguished_name = rcgen::DistinguishedName::new();
+    params.distinguished_name.push(rcgen::DnType::CommonName, format!("{node}@{now}"));
+    let time = |second: i64| std::time::UNIX_EPOCH + Duration::from_secs(u64::try_from(second).unwrap_or(0));
+    params.not_before = time(now - 3600).into();
+    params.not_after = time(now + 365 * DAY).into();
+    params.extended_key_usages = vec![rcgen::ExtendedKeyUsagePurpose::ServerAuth];
+    let made = params.self_signed(&pair).context("failed to make a serving certificate")?;
+    std::fs::create_dir_all(dir)?;
+    write_private(&key, &pair.serialize_pem())?;
+    std::fs::write(&cert, made.pem())?;
+    component::tls::key_pair(&cert, &key).context("the certificate just made")
+}
+
 /// Writes a file that only its owner reads, whole or not at all.
 ///
 /// # Errors

@@ -2,6 +2,8 @@
 //!
 //! Upstream: pkg/kubelet/apis/config/v1beta1, cmd/kubelet/app/options
 
+pub mod effect;
+
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
@@ -350,6 +352,10 @@ impl Config {
             }
         }
         merge(&mut document, flags.config.clone());
+        warnings.extend(effect::warnings(flags, &document));
+        if let Some(text) = flags.own("manifest-url-header") {
+            document.insert("staticPodURLHeader".into(), url_headers(text).map_err(ConfigError::Invalid)?);
+        }
         let kubelet = parse(document)
             .map_err(|why| ConfigError::Parse { path: PathBuf::from(flags.own("config").unwrap_or("(flags)")), why })?;
         for name in kubelet.other.keys().filter(|name| !QUIET.contains(&name.as_str())) {
@@ -512,6 +518,16 @@ fn parse(mut document: Map<String, Value>) -> Result<KubeletConfiguration, Strin
     Ok(kubelet)
 }
 
+/// `key:value,key2:value2`, a key as often as it likes.
+fn url_headers(text: &str) -> Result<Value, String> {
+    let mut out: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    for part in text.split(',').filter(|part| !part.is_empty()) {
+        let (key, value) = part.split_once(':').ok_or_else(|| format!("malformed pair, expect string:string: {part:?}"))?;
+        out.entry(key.trim().to_owned()).or_default().push(value.trim().to_owned());
+    }
+    Ok(serde_json::json!(out))
+}
+
 fn drop_zero(document: &mut Map<String, Value>, name: &str) {
     if let Some(Value::Object(inner)) = document.get_mut(name) {
         inner.retain(|_, value| !value.is_null() && value.as_str() != Some("0s"));
@@ -594,6 +610,10 @@ mod tests {
         assert!(matches!(load("kind: Pod\n", &[]), Err(ConfigError::Parse { .. })));
         assert!(matches!(load("cgroupDriver: other\n", &[]), Err(ConfigError::Invalid(_))));
         assert!(matches!(load("maxPods: x\n", &[]), Err(ConfigError::Parse { .. })));
+        let config = load("", &["--manifest-url-header=a:1,a:2,b:3"]);
+        assert!(config.is_err(), "an empty file is no document");
+        let config = load("kind: KubeletConfiguration\n", &["--manifest-url-header=a:1,a:2,b:3"]).unwrap();
+        assert_eq!(config.kubelet.static_pod_url_header["a"], ["1", "2"]);
         assert_eq!(load("fooBar: 1\n", &["--hostname-override=a"]).unwrap().warnings.len(), 1);
     }
 }

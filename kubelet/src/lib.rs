@@ -32,6 +32,7 @@ pub mod flags;
 pub mod hosts;
 pub mod housekeeping;
 pub mod image;
+pub mod kernel;
 pub mod kubelet;
 pub mod lifecycle;
 pub mod logs;

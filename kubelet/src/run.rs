@@ -45,6 +45,11 @@ pub async fn start(config: Config, tasks: &Tasks) -> anyhow::Result<Shared> {
         std::fs::create_dir_all(&dir).with_context(|| format!("failed to create {}", dir.display()))?;
     }
     own_oom_score(kubelet_config.oom_score_adj);
+    open_files(kubelet_config.max_open_files);
+    if kubelet_config.cgroups_per_qos {
+        crate::kernel::set_up(std::path::Path::new("/proc/sys"), kubelet_config.protect_kernel_defaults)
+            .map_err(anyhow::Error::msg)?;
+    }
     let cri = Cri::new(
         &kubelet_config.container_runtime_endpoint,
         &kubelet_config.image_service_endpoint,
@@ -262,6 +267,19 @@ async fn driver(cri: &Cri, configured: &str) -> Driver {
 fn swap_is_on() -> bool {
     // The first line is a heading.
     std::fs::read_to_string("/proc/swaps").is_ok_and(|text| text.lines().count() > 1)
+}
+
+/// Allows as many open files as configured, or as the machine allows.
+fn open_files(wanted: i64) {
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+    let (Ok(wanted), Ok((soft, hard))) = (u64::try_from(wanted), getrlimit(Resource::RLIMIT_NOFILE)) else { return };
+    if soft >= wanted {
+        return;
+    }
+    // Raising the hard limit takes a right that a box may lack.
+    if setrlimit(Resource::RLIMIT_NOFILE, wanted, wanted.max(hard)).is_err() {
+        let _ = setrlimit(Resource::RLIMIT_NOFILE, wanted.min(hard), hard);
+    }
 }
 
 fn own_oom_score(score: i32) {

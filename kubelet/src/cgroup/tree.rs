@@ -54,7 +54,7 @@ impl Tree {
     /// Removes the cgroup at `path` and all below, killing what is in it; fine where it is absent.
     pub fn remove(&self, path: &str) -> io::Result<()> {
         let dirs = match self {
-            Self::V1(mount) => v1::hierarchies(mount),
+            Self::V1(mount) => v1::all_hierarchies(mount),
             Self::V2(mount) => vec![mount.clone()],
         };
         for dir in dirs {
@@ -66,7 +66,7 @@ impl Tree {
     /// Names of the cgroups directly below `path`, in any hierarchy.
     pub fn children(&self, path: &str) -> Vec<String> {
         let dirs = match self {
-            Self::V1(mount) => v1::hierarchies(mount),
+            Self::V1(mount) => v1::all_hierarchies(mount),
             Self::V2(mount) => vec![mount.clone()],
         };
         let mut out: Vec<String> = dirs.iter().flat_map(|dir| subdirectories(&join(dir, path))).map(|(name, _)| name).collect();

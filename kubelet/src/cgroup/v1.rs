@@ -28,6 +28,13 @@ pub fn hierarchies(mount: &Path) -> Vec<PathBuf> {
     CONTROLLERS.iter().map(|name| mount.join(name)).filter(|dir| dir.is_dir()).collect()
 }
 
+/// The same and the one beside them that systemd's hybrid layout has (`unified`): runtimes leave directories there.
+pub fn all_hierarchies(mount: &Path) -> Vec<PathBuf> {
+    let mut out = hierarchies(mount);
+    out.extend(Some(mount.join("unified")).filter(|dir| dir.is_dir()));
+    out
+}
+
 /// Makes the cgroup in every hierarchy and writes its limits.
 pub fn ensure(mount: &Path, path: &str, limits: &Limits) -> io::Result<()> {
     for dir in hierarchies(mount) {

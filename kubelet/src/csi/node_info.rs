@@ -81,18 +81,36 @@ fn put(drivers: &mut Vec<CSINodeDriver>, driver: CSINodeDriver) -> bool {
     true
 }
 
+/// A CSINode without drivers has `null` for them, as Go writes it, and the generated type takes only a list.
+async fn ask(
+    api: &kube::Client,
+    request: Result<http::Request<Vec<u8>>, kube::core::request::Error>,
+) -> Result<CSINode, kube::Error> {
+    let mut value: Value = api.request(request.map_err(kube::Error::BuildRequest)?).await?;
+    if value["spec"]["drivers"].is_null() {
+        value["spec"]["drivers"] = json!([]);
+    }
+    serde_json::from_value(value).map_err(kube::Error::SerdeError)
+}
+
 async fn edit(kubelet: &Kubelet, change: impl Fn(&mut Vec<CSINodeDriver>) -> bool) -> Result<(), String> {
     let Some(api) = kubelet.api.clone() else { return Ok(()) };
-    let objects = Api::<CSINode>::all(api.clone());
+    let objects = kube::core::Request::new(<CSINode as kube::Resource>::url_path(&(), None));
+    let body = |object: &CSINode| serde_json::to_vec(object).map_err(|error| error.to_string());
     let name = &kubelet.config.node_name;
     let mut last = String::new();
     for _ in 0..TRIES {
-        let result = match objects.get_opt(name).await.map_err(|error| message(&error))? {
+        let found = match ask(&api, objects.get(name, &Default::default())).await {
+            Ok(object) => Some(object),
+            Err(kube::Error::Api(status)) if status.code == 404 => None,
+            Err(error) => return Err(message(&error)),
+        };
+        let result = match found {
             Some(mut object) => {
                 if !change(&mut object.spec.drivers) {
                     return Ok(());
                 }
-                objects.replace(name, &PostParams::default(), &object).await
+                ask(&api, objects.replace(name, &PostParams::default(), body(&object)?)).await
             }
             None => {
                 let node = Api::<Node>::all(api.clone()).get(name).await.map_err(|error| message(&error))?;
@@ -107,7 +125,7 @@ async fn edit(kubelet: &Kubelet, change: impl Fn(&mut Vec<CSINodeDriver>) -> boo
                     ..Default::default()
                 }]);
                 change(&mut object.spec.drivers);
-                objects.create(&PostParams::default(), &object).await
+                ask(&api, objects.create(&PostParams::default(), body(&object)?)).await
             }
         };
         match result {
