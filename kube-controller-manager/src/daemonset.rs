@@ -4,7 +4,7 @@
 
 pub mod plan;
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -23,7 +23,7 @@ use crate::context::{self, Change, Context, Queue, Requeue, Store};
 use crate::expectations::Expectations;
 use crate::history;
 use crate::key::Key;
-use crate::owner::{self, Claim};
+use crate::owner;
 use crate::{pod_control, pods, selector};
 use plan::{Observed, Plan, Why};
 
@@ -260,64 +260,17 @@ impl Controller {
     }
 
     async fn claim(&self, set: &DaemonSet) -> anyhow::Result<Vec<Arc<Pod>>> {
-        let (uid, namespace) = (set.uid().unwrap_or_default(), set.namespace().unwrap_or_default());
         let by = set.spec.as_ref().map(|spec| spec.selector.clone()).unwrap_or_default();
-        let mut candidates = self.pods.owned_by(&uid);
-        candidates.extend(self.pods.orphans(&namespace));
-        let mut mine = Vec::new();
-        for pod in candidates {
-            let pod_uid = pod.uid().unwrap_or_default();
-            match owner::claim_by(&set.metadata, &by, &pod.metadata) {
-                Claim::Keep => mine.push(pod),
-                Claim::Ignore => {}
-                Claim::Release => pod_control::patch(&self.ctx, &pod, &owner::release_patch(&uid, &pod_uid)).await?,
-                Claim::Adopt => {
-                    let fresh = self.ctx.namespaced::<DaemonSet>(&namespace).get(&set.name_any()).await?;
-                    anyhow::ensure!(fresh.uid().as_deref() == Some(&uid), "original DaemonSet is gone: got another uid");
-                    anyhow::ensure!(fresh.metadata.deletion_timestamp.is_none(), "DaemonSet has just been deleted");
-                    let reference = owner::controller_ref("apps/v1", "DaemonSet", &set.metadata);
-                    pod_control::patch(&self.ctx, &pod, &owner::adoption_patch(&reference, &pod_uid)).await?;
-                    mine.push(pod);
-                }
-            }
-        }
-        Ok(mine)
+        let mut candidates = self.pods.owned_by(&set.uid().unwrap_or_default());
+        candidates.extend(self.pods.orphans(&set.namespace().unwrap_or_default()));
+        pod_control::claim(&self.ctx, set, &by, candidates, None).await
     }
 
     /// Writes the revision in force; returns its hash and all revisions of the set.
     async fn sync_history(&self, set: &DaemonSet) -> anyhow::Result<(String, Vec<Arc<ControllerRevision>>)> {
-        let (uid, namespace) = (set.uid().unwrap_or_default(), set.namespace().unwrap_or_default());
         let template = set.spec.as_ref().map(|spec| spec.template.clone()).unwrap_or_default();
-        let labels: BTreeMap<_, _> = template.metadata.as_ref().and_then(|meta| meta.labels.clone()).unwrap_or_default();
-        let reference = owner::controller_ref("apps/v1", "DaemonSet", &set.metadata);
-        let revisions = self.revisions.owned_by(&uid);
-        let collisions = set.status.as_ref().and_then(|status| status.collision_count);
-        let (current, op) =
-            history::current(&revisions, &history::template_patch(&template), &reference, &namespace, &labels, collisions);
-        let api = self.ctx.namespaced::<ControllerRevision>(&namespace);
-        match op {
-            None => {}
-            Some(history::Op::Update(revision)) => {
-                drop(api.replace(&revision.name_any(), &PostParams::default(), &revision).await?)
-            }
-            Some(history::Op::Create(revision)) => match api.create(&PostParams::default(), &revision).await {
-                Ok(_) => {}
-                Err(error) if api_error::is_already_exists(&error) => {
-                    let existing = api.get(&revision.name_any()).await?;
-                    if !owner::is_controlled_by(&existing.metadata, &uid) || existing.data != revision.data {
-                        let mut changed = set.clone();
-                        let status = changed.status.get_or_insert_default();
-                        status.collision_count = Some(status.collision_count.unwrap_or(0) + 1);
-                        self.ctx
-                            .namespaced::<DaemonSet>(&namespace)
-                            .replace_status(&set.name_any(), &PostParams::default(), &changed)
-                            .await?;
-                        return Err(error.into());
-                    }
-                }
-                Err(error) => return Err(error.into()),
-            },
-        }
+        let revisions = self.revisions.owned_by(&set.uid().unwrap_or_default());
+        let current = history::record(&self.ctx, set, &template, &revisions).await?;
         Ok((history::hash_of(&current).to_owned(), revisions))
     }
 

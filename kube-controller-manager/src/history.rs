@@ -5,13 +5,17 @@
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
-use k8s_openapi::api::apps::v1::ControllerRevision;
+use k8s_openapi::NamespaceResourceScope;
+use k8s_openapi::api::apps::v1::{ControllerRevision, DaemonSet, StatefulSet};
 use k8s_openapi::api::core::v1::PodTemplateSpec;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
 use k8s_openapi::apimachinery::pkg::runtime::RawExtension;
+use kube::api::PostParams;
+use kube::{Resource, ResourceExt};
 use serde_json::{Value, json};
 
-use crate::hash;
+use crate::context::{Context, Object};
+use crate::{api_error, hash, owner};
 
 /// The label that tells which revision a pod was made from.
 pub const HASH_LABEL: &str = "controller-revision-hash";
@@ -91,6 +95,71 @@ pub fn current(
         revision: newest + 1,
     };
     (made.clone(), Some(Op::Create(Box::new(made))))
+}
+
+/// A kind that keeps revisions.
+pub trait Revised: Object + Resource<Scope = NamespaceResourceScope> + serde::Serialize {
+    fn collision_count(&self) -> Option<i32>;
+    fn with_collision_count(&self, count: i32) -> Self;
+}
+
+impl Revised for DaemonSet {
+    fn collision_count(&self) -> Option<i32> {
+        self.status.as_ref().and_then(|status| status.collision_count)
+    }
+
+    fn with_collision_count(&self, count: i32) -> Self {
+        let mut changed = self.clone();
+        changed.status.get_or_insert_default().collision_count = Some(count);
+        changed
+    }
+}
+
+impl Revised for StatefulSet {
+    fn collision_count(&self) -> Option<i32> {
+        self.status.as_ref().and_then(|status| status.collision_count)
+    }
+
+    fn with_collision_count(&self, count: i32) -> Self {
+        let mut changed = self.clone();
+        changed.status.get_or_insert_default().collision_count = Some(count);
+        changed
+    }
+}
+
+/// Writes the revision of `template`, where it is not there yet or not the newest, and returns it.
+///
+/// # Errors
+/// A write failed; or another template has the same hash: the next try hashes with a higher collision count.
+pub async fn record<K: Revised>(
+    ctx: &Context,
+    set: &K,
+    template: &PodTemplateSpec,
+    revisions: &[Arc<ControllerRevision>],
+) -> anyhow::Result<ControllerRevision> {
+    let (uid, namespace) = (set.uid().unwrap_or_default(), set.namespace().unwrap_or_default());
+    let labels: BTreeMap<_, _> = template.metadata.as_ref().and_then(|meta| meta.labels.clone()).unwrap_or_default();
+    let reference = owner::controller_ref(&K::api_version(&()), &K::kind(&()), set.meta());
+    let count = set.collision_count();
+    let (revision, op) = current(revisions, &template_patch(template), &reference, &namespace, &labels, count);
+    let api = ctx.namespaced::<ControllerRevision>(&namespace);
+    match op {
+        None => {}
+        Some(Op::Update(revision)) => drop(api.replace(&revision.name_any(), &PostParams::default(), &revision).await?),
+        Some(Op::Create(revision)) => match api.create(&PostParams::default(), &revision).await {
+            Ok(_) => {}
+            Err(error) if api_error::is_already_exists(&error) => {
+                let existing = api.get(&revision.name_any()).await?;
+                if !owner::is_controlled_by(&existing.metadata, &uid) || existing.data != revision.data {
+                    let changed = set.with_collision_count(count.unwrap_or(0) + 1);
+                    ctx.namespaced::<K>(&namespace).replace_status(&set.name_any(), &PostParams::default(), &changed).await?;
+                    return Err(error.into());
+                }
+            }
+            Err(error) => return Err(error.into()),
+        },
+    }
+    Ok(revision)
 }
 
 /// Names of revisions to delete: the oldest beyond `limit` that are neither in force nor used by a pod.

@@ -24,7 +24,7 @@ use crate::config::workers;
 use crate::context::{self, Change, Context, Queue, Requeue, Store};
 use crate::expectations::Expectations;
 use crate::key::Key;
-use crate::owner::{self, Claim};
+use crate::owner;
 use crate::{pod_control, pods, selector};
 use plan::{FINALIZER, INDEX, INDEX_FAILURES, INDEX_IGNORED, NewPod, Observed};
 
@@ -218,40 +218,12 @@ impl Controller {
     }
 
     async fn claim(&self, job: &Job) -> anyhow::Result<Vec<Arc<Pod>>> {
-        let (uid, namespace) = (job.uid().unwrap_or_default(), job.namespace().unwrap_or_default());
         let by = job.spec.as_ref().and_then(|spec| spec.selector.clone()).unwrap_or_default();
-        let mut mine = Vec::new();
-        let mut candidates = self.pods.owned_by(&uid);
+        let mut candidates = self.pods.owned_by(&job.uid().unwrap_or_default());
         if !selector::is_empty(&by) {
-            candidates.extend(self.pods.orphans(&namespace));
+            candidates.extend(self.pods.orphans(&job.namespace().unwrap_or_default()));
         }
-        for pod in candidates {
-            let pod_uid = pod.uid().unwrap_or_default();
-            match owner::claim_by(&job.metadata, &by, &pod.metadata) {
-                Claim::Keep => mine.push(pod),
-                Claim::Ignore => {}
-                Claim::Release => {
-                    if plan::has_finalizer(&pod) {
-                        self.remove_finalizer(&pod).await?;
-                    }
-                    pod_control::patch(&self.ctx, &pod, &owner::release_patch(&uid, &pod_uid)).await?;
-                }
-                Claim::Adopt => {
-                    let fresh = self.ctx.namespaced::<Job>(&namespace).get(&job.name_any()).await?;
-                    anyhow::ensure!(fresh.uid().as_deref() == Some(&uid), "original Job is gone: got another uid");
-                    anyhow::ensure!(fresh.metadata.deletion_timestamp.is_none(), "Job has just been deleted");
-                    let reference = owner::controller_ref("batch/v1", "Job", &job.metadata);
-                    let mut patch = owner::adoption_patch(&reference, &pod_uid);
-                    // The finalizer comes with the adoption, or the pod might end uncounted.
-                    patch["metadata"]["finalizers"] = json!([FINALIZER]);
-                    pod_control::patch(&self.ctx, &pod, &patch).await?;
-                    let mut adopted = (*pod).clone();
-                    adopted.finalizers_mut().push(FINALIZER.to_owned());
-                    mine.push(Arc::new(adopted));
-                }
-            }
-        }
-        Ok(mine)
+        pod_control::claim(&self.ctx, job, &by, candidates, Some(FINALIZER)).await
     }
 
     async fn scale(&self, key: &Key, job: &Job, about: &ObjectReference, plan: &plan::Plan) -> kube::Result<()> {

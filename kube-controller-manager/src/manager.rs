@@ -35,15 +35,7 @@ pub fn run(config: Config) -> anyhow::Result<()> {
     runtime.block_on(async {
         let tasks = Tasks::new();
         let running = start(Arc::new(config), tasks.clone()).await?;
-        let stop = tasks.token();
-        tasks.spawn("memory", async move {
-            // First when the controllers have started, then after whatever was seldom done since.
-            let mut pause = Duration::from_secs(20);
-            while stop.run_until_cancelled(tokio::time::sleep(pause)).await.is_some() {
-                component::memory::give_back_code();
-                pause = Duration::from_secs(600);
-            }
-        });
+        give_back_code(&tasks);
         tasks.until_signal().await;
         running.stop().await
     })
@@ -131,6 +123,18 @@ pub async fn start(config: Arc<Config>, tasks: Tasks) -> anyhow::Result<Running>
     Ok(Running { address, tasks, leading })
 }
 
+/// Keeps out of memory what only a start needs: soon after it, and after whatever was seldom done since.
+fn give_back_code(tasks: &Tasks) {
+    let stop = tasks.token();
+    tasks.spawn("memory", async move {
+        let mut pause = Duration::from_secs(20);
+        while stop.run_until_cancelled(tokio::time::sleep(pause)).await.is_some() {
+            component::memory::give_back_code();
+            pause = Duration::from_secs(600);
+        }
+    });
+}
+
 /// A connection to the same server without credentials: those of a service account go on top, request by request.
 async fn anonymous(connection: &connect::Options) -> anyhow::Result<kube::Client> {
     let mut config = match &connection.kubeconfig {
@@ -152,6 +156,7 @@ async fn anonymous(connection: &connect::Options) -> anyhow::Result<kube::Client
 async fn lead(config: &Arc<Config>, clients: &Clients, own: &kube::Client, watches: &kube::Client, tasks: Tasks) {
     let informers = Informers::new(own.clone(), tasks.clone());
     informers.trim(pods::slim::slim);
+    give_back_code(&tasks);
     let recorder = Recorder::new(own.clone(), &tasks, COMPONENT, "");
     for row in CONTROLLERS.iter().filter(|row| config.controllers.contains(&row.name)) {
         let ctx = Context {

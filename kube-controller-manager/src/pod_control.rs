@@ -3,16 +3,19 @@
 //! Upstream: pkg/controller/controller_utils.go (RealPodControl, slowStartBatch).
 
 use std::future::Future;
+use std::sync::Arc;
 
 use futures::future::join_all;
+use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::core::v1::{ObjectReference, Pod, PodTemplateSpec};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
-use kube::ResourceExt;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, OwnerReference};
 use kube::api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions};
-use serde_json::Value;
+use kube::{Resource, ResourceExt};
+use serde_json::{Value, json};
 
 use crate::api_error;
-use crate::context::Context;
+use crate::context::{Context, Object};
+use crate::owner::{self, Claim};
 use crate::pods;
 
 /// How many writes the first batch of a scale-up holds; later batches double while all succeed, so that a quota or an admission
@@ -64,6 +67,52 @@ pub async fn delete(ctx: &Context, pod: &Pod, parent: &ObjectReference) -> kube:
             Err(error)
         }
     }
+}
+
+/// Adopts and releases pods as `owner`'s selector says, and returns those that are its own afterwards. `finalizer` comes with an
+/// adoption and goes with a release, in the same write: a Job must not miss how an adopted pod ends.
+pub async fn claim<K>(
+    ctx: &Context,
+    owner: &K,
+    by: &LabelSelector,
+    candidates: Vec<Arc<Pod>>,
+    finalizer: Option<&str>,
+) -> anyhow::Result<Vec<Arc<Pod>>>
+where
+    K: Object + Resource<Scope = NamespaceResourceScope>,
+{
+    let (uid, kind) = (owner.uid().unwrap_or_default(), K::kind(&()));
+    let mut mine = Vec::new();
+    for pod in candidates {
+        let pod_uid = pod.uid().unwrap_or_default();
+        match owner::claim_by(owner.meta(), by, &pod.metadata) {
+            Claim::Keep => mine.push(pod),
+            Claim::Ignore => {}
+            Claim::Release => {
+                let mut release = owner::release_patch(&uid, &pod_uid);
+                if let Some(finalizer) = finalizer {
+                    release["metadata"]["$deleteFromPrimitiveList/finalizers"] = json!([finalizer]);
+                }
+                patch(ctx, &pod, &release).await?;
+            }
+            Claim::Adopt => {
+                // Ask the server, not the cache, before adopting: the owner may be going away. Upstream: RecheckDeletionTimestamp.
+                let fresh = ctx.namespaced::<K>(&owner.namespace().unwrap_or_default()).get(&owner.name_any()).await?;
+                anyhow::ensure!(fresh.uid().as_deref() == Some(&uid), "original {kind} is gone: got another uid");
+                anyhow::ensure!(fresh.meta().deletion_timestamp.is_none(), "{kind} has just been deleted");
+                let reference = owner::controller_ref(&K::api_version(&()), &kind, owner.meta());
+                let mut adoption = owner::adoption_patch(&reference, &pod_uid);
+                let mut adopted = (*pod).clone();
+                if let Some(finalizer) = finalizer {
+                    adoption["metadata"]["finalizers"] = json!([finalizer]);
+                    adopted.finalizers_mut().push(finalizer.to_owned());
+                }
+                patch(ctx, &pod, &adoption).await?;
+                mine.push(Arc::new(adopted));
+            }
+        }
+    }
+    Ok(mine)
 }
 
 /// Applies an adoption or release patch; a pod that is gone or is another one by now needs none.

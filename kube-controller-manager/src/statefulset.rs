@@ -5,7 +5,7 @@
 pub mod identity;
 pub mod plan;
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use anyhow::Context as _;
@@ -20,7 +20,7 @@ use crate::config::workers;
 use crate::context::{self, Change, Context, Queue, Requeue, Store};
 use crate::history;
 use crate::key::Key;
-use crate::owner::{self, Claim};
+use crate::owner;
 use crate::{pod_control, pods, selector};
 use plan::{Observed, Op, Revision};
 
@@ -121,64 +121,18 @@ impl Controller {
     }
 
     async fn claim(&self, set: &StatefulSet) -> anyhow::Result<Vec<Arc<Pod>>> {
-        let (uid, namespace) = (set.uid().unwrap_or_default(), set.namespace().unwrap_or_default());
         let by = set.spec.as_ref().map(|spec| spec.selector.clone()).unwrap_or_default();
-        let mut candidates = self.pods.owned_by(&uid);
-        candidates.extend(self.pods.orphans(&namespace).into_iter().filter(|pod| identity::ordinal(set, pod).is_some()));
-        let mut mine = Vec::new();
-        for pod in candidates {
-            let pod_uid = pod.uid().unwrap_or_default();
-            match owner::claim_by(&set.metadata, &by, &pod.metadata) {
-                Claim::Keep => mine.push(pod),
-                Claim::Ignore => {}
-                Claim::Release => pod_control::patch(&self.ctx, &pod, &owner::release_patch(&uid, &pod_uid)).await?,
-                Claim::Adopt => {
-                    let fresh = self.ctx.namespaced::<StatefulSet>(&namespace).get(&set.name_any()).await?;
-                    anyhow::ensure!(fresh.uid().as_deref() == Some(&uid), "original StatefulSet is gone: got another uid");
-                    anyhow::ensure!(fresh.metadata.deletion_timestamp.is_none(), "StatefulSet has just been deleted");
-                    let reference = owner::controller_ref("apps/v1", "StatefulSet", &set.metadata);
-                    pod_control::patch(&self.ctx, &pod, &owner::adoption_patch(&reference, &pod_uid)).await?;
-                    mine.push(pod);
-                }
-            }
-        }
-        Ok(mine)
+        let mut candidates = self.pods.owned_by(&set.uid().unwrap_or_default());
+        let orphans = self.pods.orphans(&set.namespace().unwrap_or_default());
+        candidates.extend(orphans.into_iter().filter(|pod| identity::ordinal(set, pod).is_some()));
+        pod_control::claim(&self.ctx, set, &by, candidates, None).await
     }
 
     /// Writes the revision of the template; returns the one that was in force, that one, and all of them.
     async fn sync_history(&self, set: &StatefulSet) -> anyhow::Result<(Revision, Revision, Vec<Arc<ControllerRevision>>)> {
-        let (uid, namespace) = (set.uid().unwrap_or_default(), set.namespace().unwrap_or_default());
         let template = set.spec.as_ref().map(|spec| spec.template.clone()).unwrap_or_default();
-        let labels: BTreeMap<_, _> = template.metadata.as_ref().and_then(|meta| meta.labels.clone()).unwrap_or_default();
-        let reference = owner::controller_ref("apps/v1", "StatefulSet", &set.metadata);
-        let revisions = self.revisions.owned_by(&uid);
-        let collisions = set.status.as_ref().and_then(|status| status.collision_count);
-        let (update, op) =
-            history::current(&revisions, &history::template_patch(&template), &reference, &namespace, &labels, collisions);
-        let api = self.ctx.namespaced::<ControllerRevision>(&namespace);
-        match op {
-            None => {}
-            Some(history::Op::Update(revision)) => {
-                drop(api.replace(&revision.name_any(), &PostParams::default(), &revision).await?)
-            }
-            Some(history::Op::Create(revision)) => match api.create(&PostParams::default(), &revision).await {
-                Ok(_) => {}
-                Err(error) if api_error::is_already_exists(&error) => {
-                    let existing = api.get(&revision.name_any()).await?;
-                    if !owner::is_controlled_by(&existing.metadata, &uid) || existing.data != revision.data {
-                        let mut changed = set.clone();
-                        let status = changed.status.get_or_insert_default();
-                        status.collision_count = Some(status.collision_count.unwrap_or(0) + 1);
-                        self.ctx
-                            .namespaced::<StatefulSet>(&namespace)
-                            .replace_status(&set.name_any(), &PostParams::default(), &changed)
-                            .await?;
-                        return Err(error.into());
-                    }
-                }
-                Err(error) => return Err(error.into()),
-            },
-        }
+        let revisions = self.revisions.owned_by(&set.uid().unwrap_or_default());
+        let update = history::record(&self.ctx, set, &template, &revisions).await?;
         let name = history::name(&update).to_owned();
         let update = Revision { name, template };
         let in_force = set.status.as_ref().and_then(|status| status.current_revision.as_deref()).unwrap_or("");
