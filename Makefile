@@ -7,12 +7,7 @@ BUILT   := target/$(HOST)/$(if $(filter dev,$(PROFILE)),debug,$(PROFILE))
 RKADM   := $(OUT)/bin/rkadm
 LAB     ?= rk
 
-export RK_VERSION := $(VERSION)
-ifeq ($(VERSION),)
-unexport RK_VERSION
-endif
-
-.PHONY: up down test bench golden images build deps release shell check unit cluster clean
+.PHONY: up down test bench golden images build deps release deb drills shell check unit cluster clean
 
 up: images
 	@$(RKADM) lab --lab $(LAB) up --images $(OUT)/images --port 0
@@ -49,8 +44,16 @@ bench: images
 golden: build
 	@scripts/golden $(OUT)/bin
 
+# What administrators practise, each in a lab of its own; `make drills DRILL=upgraded` runs those that match.
+drills: images
+	@RK_BIN=$(CURDIR)/$(OUT)/bin RK_IMAGES=$(CURDIR)/$(OUT)/images cargo test --quiet --workspace --features tests/cluster --test drills -- $(DRILL)
+
 release: images
 	@scripts/release $(OUT) "$(VERSION)"
+
+# Debian packages and a local repository of them, of the built version or of a release: make deb VERSION=v1.36.1
+deb: $(if $(VERSION),release,images)
+	@scripts/deb $(OUT) $(if $(wildcard $(OUT)/$(VERSION)/bin),$(if $(VERSION),$(OUT)/$(VERSION)/bin))
 
 shell:
 	@$(RKADM) lab --lab $(LAB) enter cp1
