@@ -166,7 +166,8 @@ pub(crate) async fn apply_status(
     let mut call = Call::internal(server, &served, "patch", "", name);
     "status".clone_into(&mut call.info.subresource);
     let options = WriteOptions { manager: manager.to_owned(), force: Some(true), applied: true, ..own_options() };
-    let change = Change { served: &served, namespace: "", name, subresource: "status", options: &options, create: false, bare: false };
+    let change =
+        Change { served: &served, namespace: "", name, subresource: "status", options: &options, create: false, bare: false };
     let now = crate::call::timestamp(call.now);
     let body = json!({
         "apiVersion": served.resource.api_version(), "kind": served.resource.names.kind, "metadata": {"name": name}, "status": status,

@@ -145,6 +145,8 @@ fn choose(clause: &str, offers: Offers) -> Option<Accept> {
                 _ => return None,
             };
             match (kind, offers) {
+                // Tables have no protobuf form: the client's next choice counts.
+                ("Table", _) if encoding == Encoding::Protobuf => return None,
                 ("Table", Offers::All | Offers::Lists) => Shape::Table(beta),
                 ("PartialObjectMetadata", Offers::All | Offers::Lists) => Shape::Metadata(beta),
                 ("PartialObjectMetadataList", Offers::All | Offers::Lists) => Shape::MetadataList(beta),
@@ -200,5 +202,9 @@ mod tests {
         assert_eq!(of("*/*", Offers::All), Some(Accept::JSON));
         assert_eq!(of("text/plain", Offers::All), None);
         assert_eq!(of("application/json;as=Table;v=v2;g=meta.k8s.io", Offers::All), None);
+        let binary = "application/vnd.kubernetes.protobuf;as=Table;v=v1;g=meta.k8s.io";
+        assert_eq!(of(binary, Offers::All), None);
+        let both = of(&format!("{binary},{table}"), Offers::All);
+        assert_eq!(both.map(|accept| (accept.encoding, accept.shape)), Some((Encoding::Json, Shape::Table(false))));
     }
 }

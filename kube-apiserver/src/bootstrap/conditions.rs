@@ -113,12 +113,7 @@ fn definition(object: &Value, all: &[Value], now: &str) -> Option<Value> {
         None => drop(accepted.as_object_mut().map(|map| map.remove("categories"))),
     }
     let names = match &conflict {
-        None => Condition {
-            kind: "NamesAccepted",
-            status: "True",
-            reason: "NoConflicts",
-            message: "no conflicts found".into(),
-        },
+        None => Condition { kind: "NamesAccepted", status: "True", reason: "NoConflicts", message: "no conflicts found".into() },
         Some((reason, message)) => Condition { kind: "NamesAccepted", status: "False", reason, message: message.clone() },
     };
     let established = if conflict.is_some() {
