@@ -28,16 +28,15 @@ pub(crate) fn refusals_say_why(cluster: &Cluster) -> Result<()> {
     }
     until("the container that would run as root waits", LIMIT, || {
         let state = kubectl.field("-n refused pod root", ".status.containerStatuses[0].state.waiting")?;
-        let told = state.contains("CreateContainerConfigError") && state.contains("container has runAsNonRoot and image will run as root");
+        let told = state.contains("CreateContainerConfigError")
+            && state.contains("container has runAsNonRoot and image will run as root");
         Ok(told.then_some(()))
     })?;
     holds("a container with a rule is restarted, then succeeds", LIMIT, || {
         Ok(kubectl.field("-n refused pod ruled", ".status.phase")? == "Succeeded")
     })?;
     ensure!(kubectl.field("-n refused pod ruled", ".status.containerStatuses[0].restartCount")? == "1");
-    holds("the deadline passes", LIMIT, || {
-        Ok(kubectl.field("-n refused pod late", ".status.reason")? == "DeadlineExceeded")
-    })?;
+    holds("the deadline passes", LIMIT, || Ok(kubectl.field("-n refused pod late", ".status.reason")? == "DeadlineExceeded"))?;
     kubectl.run("delete namespace refused --timeout=120s")?;
     Ok(())
 }
@@ -51,11 +50,16 @@ pub(crate) fn resize_in_place(cluster: &Cluster) -> Result<()> {
     // The subresource is patched by path: older kubectls do not know it by name.
     let resize = |resources: &str| {
         let patch = format!(r#"{{"spec":{{"containers":[{{"name":"main","resources":{resources}}}]}}}}"#);
-        cluster.lab.sh("cp1", &format!(
-            "curl -sSf --cacert /etc/kubernetes/pki/ca.crt --cert /etc/kubernetes/pki/apiserver-kubelet-client.crt \
-             --key /etc/kubernetes/pki/apiserver-kubelet-client.key -X PATCH -H 'Content-Type: application/strategic-merge-patch+json' \
-             -d '{patch}' https://172.30.0.1:6443/api/v1/namespaces/resize/pods/sized/resize"
-        ))
+        cluster.lab.sh(
+            "cp1",
+            &format!(
+                "for part in certificate key; do grep client-$part-data /etc/kubernetes/admin.conf | awk '{{print $2}}' \\\n\
+                 | base64 -d > /tmp/admin.$part; done\n\
+                 curl -sSf --cacert /etc/kubernetes/pki/ca.crt --cert /tmp/admin.certificate --key /tmp/admin.key -X PATCH \\\n\
+                 -H 'Content-Type: application/strategic-merge-patch+json' -d '{patch}' \\\n\
+                 https://172.30.0.1:6443/api/v1/namespaces/resize/pods/sized/resize"
+            ),
+        )
     };
     resize(r#"{"requests":{"cpu":"150m"},"limits":{"cpu":"300m"}}"#)?;
     holds("the new limit in the status", LIMIT, || Ok(status("resources.limits.cpu")? == "300m"))?;

@@ -4,8 +4,10 @@
 //! function; add one as a line here and a function in the file of its kind.
 //! `make cluster` runs them; `RK_KEEP_LAB=1` leaves the lab up to look at. `cargo test … -- NAME` runs those that match.
 
+mod csi;
 mod drills;
 mod kubectls;
+mod lifecycle;
 mod services;
 mod streams;
 mod teardown;
@@ -36,6 +38,10 @@ const SCENARIOS: &[(&str, Scenario)] = &[
     ("configuration reaches pods as environment and files", workloads::configuration_reaches_pods),
     ("failing probes take a pod out of service and restart it", workloads::probes_act),
     ("kubectl get all -A -o yaml lists everything", workloads::get_all),
+    ("pods that a node refuses say why", lifecycle::refusals_say_why),
+    ("containers are resized in place", lifecycle::resize_in_place),
+    ("gRPC probes act, and images are pulled with a password", lifecycle::grpc_and_passwords),
+    ("volumes of a CSI driver are shared, private, grown and taken back", csi::volumes_of_a_driver),
     ("pods reach each other across nodes", services::pods_reach_each_other),
     ("a service answers by cluster IP, node port and name", services::service_answers),
     ("a service without endpoints refuses", services::no_endpoints_refuses),
