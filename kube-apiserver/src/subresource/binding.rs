@@ -98,7 +98,7 @@ pub(super) async fn bind(call: &mut Call, binding: &mut Value, options: &WriteOp
     Ok(reply::tree(201, &reply::success(201, None), Accept { shape: Shape::Object, ..accept }))
 }
 
-/// Sets the condition PodScheduled.
+/// Sets the condition PodScheduled; the nomination has served its purpose.
 fn scheduled(pod: &mut Value, now: &str) {
     let condition = json!({
         "type": "PodScheduled", "status": "True", "lastProbeTime": null, "lastTransitionTime": now,
@@ -114,6 +114,8 @@ fn scheduled(pod: &mut Value, now: &str) {
         pod["status"] = json!({});
     }
     let Some(status) = pod["status"].as_object_mut() else { return };
+    // What was expected has come true.
+    status.remove("nominatedNodeName");
     let conditions = status.entry("conditions").or_insert_with(|| json!([]));
     if let Some(list) = conditions.as_array_mut() {
         list.retain(|have| have["type"] != "PodScheduled");
