@@ -50,6 +50,11 @@ impl Effects {
         metrics::TASKS.with_label_values(&["binding"]).inc();
         let _running = Running;
         let since = Instant::now();
+        // Volumes and devices can take long: all may see where the pod is going. Upstream: NominatedNodeNameForExpectation
+        let waits = !plan.volumes.is_empty() || !plan.devices.claims.is_empty();
+        if waits {
+            self.patch_status(pod, None, Some(&node)).await;
+        }
         let prepared = match self.bind_volumes(scheduler, pod, &plan.volumes, &node).await {
             Ok(()) => self.bind_devices(pod, &plan.devices).await,
             Err(why) => Err(why),
@@ -93,6 +98,10 @@ impl Effects {
                 scheduler.unbind(pod, &plan);
                 self.recorder.with_component(profile).event(&**pod, Kind::Warning, "FailedScheduling", why.clone());
                 self.patch_status(pod, condition(pod, "SchedulerError", &why), None).await;
+                if waits {
+                    let expected = Pod { nominated: node, ..Pod::clone(pod) };
+                    self.patch_status(&expected, None, Some("")).await;
+                }
                 "error"
             }
         };
