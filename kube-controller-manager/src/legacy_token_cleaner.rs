@@ -86,12 +86,12 @@ enum Verdict {
 /// What becomes of one token secret.
 fn plan(secret: &Secret, mounted: bool, now: Timestamp, period: SignedDuration) -> Verdict {
     let recent = |at: Option<Timestamp>| at.is_some_and(|at| now.duration_since(at) < period);
-    let label = |name: &str| secret.labels().get(name);
+    let label = |name: &str| secret.labels().get(name).map(String::as_str);
     let created = secret.metadata.creation_timestamp.as_ref().map(|time| time.0);
-    if mounted || recent(created) || recent(label(LAST_USED).and_then(|text| date(text))) {
+    if mounted || recent(created) || recent(label(LAST_USED).and_then(date)) {
         return Verdict::Keep;
     }
-    match label(INVALID_SINCE).map(|text| date(text)) {
+    match label(INVALID_SINCE).map(date) {
         None | Some(None) => Verdict::Invalidate,
         Some(since) if recent(since) => Verdict::Keep,
         Some(_) => Verdict::Delete,
@@ -104,7 +104,7 @@ fn is_legacy(secret: &Secret) -> bool {
 }
 
 /// A day in UTC, as in labels.
-fn date(text: &String) -> Option<Timestamp> {
+fn date(text: &str) -> Option<Timestamp> {
     let day: Date = text.parse().ok()?;
     Some(day.to_zoned(TimeZone::UTC).ok()?.timestamp())
 }

@@ -151,7 +151,8 @@ mod tests {
     #[test]
     fn shares_follow_the_cpu_of_ready_nodes() {
         let (a, b) = (node(Some("a"), "3", true, false), node(Some("b"), "1", true, false));
-        let rows: [(Vec<Arc<Node>>, Result<Vec<f64>, &str>); 6] = [
+        type Row = (Vec<Arc<Node>>, Result<Vec<f64>, &'static str>);
+        let rows: [Row; 6] = [
             (vec![a.clone(), b.clone()], Ok(vec![0.75, 0.25])),
             (vec![a.clone(), b.clone(), node(None, "9", true, true)], Ok(vec![0.75, 0.25])),
             (vec![a.clone(), b.clone(), node(None, "9", false, false)], Ok(vec![0.75, 0.25])),

@@ -45,9 +45,22 @@ async fn send(client: &Client, path: &str, query: &[(&str, &str)]) -> Result<Val
     let uri = if text.is_empty() { path.to_owned() } else { format!("{path}?{}", text.join("&")) };
     let unusable = |error: http::Error| Failure { message: error.to_string(), is_not_found: false };
     let request = http::Request::get(uri).body(Vec::new()).map_err(unusable)?;
-    let failure =
-        |error: kube::Error| Failure { message: api_error::message(&error), is_not_found: api_error::is_not_found(&error) };
+    let failure = |error: kube::Error| {
+        let is_not_found = ::client::is_not_found(&error);
+        let message = match api_error::message(&error) {
+            plain if is_not_found && plain.trim() == "404 page not found" => absent(path),
+            message => message,
+        };
+        Failure { message, is_not_found }
+    };
     client.request(request).await.map_err(failure)
+}
+
+/// client-go's words for a path that no server has.
+fn absent(path: &str) -> String {
+    let parts: Vec<&str> = path.trim_matches('/').split('/').collect();
+    let (group, resource) = (parts.get(1).unwrap_or(&""), parts.get(5).unwrap_or(&""));
+    format!("the server could not find the requested resource (get {resource}.{group})")
 }
 
 fn escape(text: &str) -> String {
@@ -151,4 +164,15 @@ pub async fn external(client: &Client, namespace: &str, name: &str, metric: Opti
     let list = list.map_err(|error| format!("unable to fetch metrics from external metrics API: {error}"))?;
     let values: Vec<i64> = list["items"].as_array().into_iter().flatten().filter_map(|item| milli(&item["value"])).collect();
     if values.is_empty() { Err("no metrics returned from external metrics API".to_owned()) } else { Ok(values.iter().sum()) }
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn an_absent_api_is_told_in_the_words_of_client_go() {
+        assert_eq!(
+            super::absent("/apis/metrics.k8s.io/v1beta1/namespaces/d/pods"),
+            "the server could not find the requested resource (get pods.metrics.k8s.io)"
+        );
+    }
 }

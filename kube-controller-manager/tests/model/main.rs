@@ -25,7 +25,7 @@ use kube_controller_manager::options::Options;
 use kube_controller_manager::pods::slim;
 use rand::Rng;
 use serde_json::{Value, json};
-use server::{Change, Objects, Server};
+use server::{Change, Check, Objects, Server};
 
 thread_local! {
     static START: Cell<Option<tokio::time::Instant>> = const { Cell::new(None) };
@@ -159,7 +159,7 @@ struct Story {
     path: &'static str,
     scales: bool,
     rolls: bool,
-    check: fn() -> Box<dyn FnMut(&Objects, &str, Change<'_>) -> Option<String> + Send>,
+    check: fn() -> Check,
     setup: fn(&Server),
     settled: fn(&Objects) -> Result<(), String>,
 }
@@ -221,7 +221,7 @@ fn tell(story: &Story) {
     }
 }
 
-fn nothing() -> Box<dyn FnMut(&Objects, &str, Change<'_>) -> Option<String> + Send> {
+fn nothing() -> Check {
     Box::new(|_, _, _| None)
 }
 
@@ -254,7 +254,7 @@ fn selector() -> Value {
 }
 
 /// No more than the most that was ever wished, whatever happens.
-fn never_too_many(resource: &'static str, spare: usize) -> Box<dyn FnMut(&Objects, &str, Change<'_>) -> Option<String> + Send> {
+fn never_too_many(resource: &'static str, spare: usize) -> Check {
     let mut most = 0;
     Box::new(move |objects, changed, _| {
         let wanted = all(objects, resource).filter_map(|object| object["spec"]["replicas"].as_u64()).max().unwrap_or(0);
@@ -461,7 +461,7 @@ fn job(indexed: bool) -> Value {
 }
 
 /// Every pod that ended is counted once: as many ends as the status says, whatever crashed in between.
-fn counted_once() -> Box<dyn FnMut(&Objects, &str, Change<'_>) -> Option<String> + Send> {
+fn counted_once() -> Check {
     let mut ended: BTreeMap<String, String> = BTreeMap::new();
     Box::new(move |objects, changed, change| {
         if changed == "pods" {

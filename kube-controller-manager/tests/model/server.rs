@@ -33,7 +33,7 @@ pub(crate) enum Change<'a> {
     Removed(&'a Value),
 }
 
-type Check = Box<dyn FnMut(&Objects, &str, Change<'_>) -> Option<String> + Send>;
+pub(crate) type Check = Box<dyn FnMut(&Objects, &str, Change<'_>) -> Option<String> + Send>;
 
 /// By resource, then by `namespace/name`.
 pub(crate) type Objects = BTreeMap<String, BTreeMap<String, Value>>;
