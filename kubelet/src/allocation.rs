@@ -141,6 +141,9 @@ fn reserved_count(config: &KubeletConfiguration) -> usize {
     usize::try_from((milli + 999) / 1000).unwrap_or(0)
 }
 
+/// Devices of a resource: the resource, the devices' ids, the NUMA nodes they are near.
+pub type Offered = (String, Vec<String>, Vec<usize>);
+
 impl Allocation {
     /// Reads the machine and what an earlier kubelet gave away.
     ///
@@ -265,7 +268,7 @@ impl Allocation {
     }
 
     /// What could be given at all: processors, and healthy devices one by one with their nodes.
-    pub fn allocatable(&self) -> (CpuSet, Vec<(String, Vec<String>, Vec<usize>)>) {
+    pub fn allocatable(&self) -> (CpuSet, Vec<Offered>) {
         let pool = self.pool.lock();
         let rows = pool.offered.iter().flat_map(|(resource, devices)| {
             let healthy = devices.iter().filter(|(_, device)| device.healthy);

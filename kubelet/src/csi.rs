@@ -104,7 +104,8 @@ pub async fn register(kubelet: &Shared, info: &PluginInfo) -> Result<(), String>
         ));
     }
     let driver = Arc::new(Driver::new(&info.name, plugins::channel(&plugins::socket_path(&info.endpoint))));
-    let facts = driver.node_info().await.map_err(|status| format!("error during CSI NodeGetInfo() call: {}", status.message()))?;
+    let facts =
+        driver.node_info().await.map_err(|status| format!("error during CSI NodeGetInfo() call: {}", status.message()))?;
     kubelet.csi.drivers.write().insert(info.name.clone(), driver);
     if let Err(why) = node_info::add(kubelet, &info.name, &facts).await {
         kubelet.csi.drivers.write().remove(&info.name);

@@ -29,7 +29,9 @@ pub fn set_up(root: &Path, protect: bool) -> Result<(), String> {
         }
         match std::fs::write(&file, wanted) {
             Ok(()) => tracing::info!(setting = name, from = have, to = wanted, "Updated a kernel setting"),
-            Err(error) => tracing::warn!(setting = name, from = have, to = wanted, err = %error, "Failed to update a kernel setting"),
+            Err(error) => {
+                tracing::warn!(setting = name, from = have, to = wanted, err = %error, "Failed to update a kernel setting")
+            }
         }
     }
     Ok(())

@@ -14,8 +14,8 @@ use parking_lot::RwLock;
 
 use crate::cgroup::{Cgroups, values};
 use crate::config::Config;
-use crate::csi::Csi;
 use crate::cri::Cri;
+use crate::csi::Csi;
 use crate::image::Images;
 use crate::node::capabilities::Capabilities;
 use crate::objects::Objects;

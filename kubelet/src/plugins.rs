@@ -184,7 +184,8 @@ mod tests {
         let bind = |name: &str| std::os::unix::net::UnixListener::bind(temp.path().join(name)).unwrap();
         let _open = [bind("x.sock"), bind("a/y.sock"), bind("a/b/z.sock"), bind(".hidden")];
         std::fs::write(temp.path().join("file"), "").unwrap();
-        let mut found: Vec<_> = sockets(temp.path()).into_iter().map(|path| path.strip_prefix(temp.path()).unwrap().to_owned()).collect();
+        let mut found: Vec<_> =
+            sockets(temp.path()).into_iter().map(|path| path.strip_prefix(temp.path()).unwrap().to_owned()).collect();
         found.sort();
         assert_eq!(found, [PathBuf::from("a/y.sock"), PathBuf::from("x.sock")]);
         assert_eq!(socket_path("unix:///a/b.sock"), Path::new("/a/b.sock"));

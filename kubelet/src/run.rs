@@ -124,8 +124,9 @@ pub async fn start(config: Config, tasks: &Tasks) -> anyhow::Result<Shared> {
             kubelet_config.registry_pull_qps,
             kubelet_config.registry_burst,
             match &config.credential_provider {
-                Some((file, bin_dir)) => Providers::load(file, bin_dir)
-                    .map_err(|why| anyhow::anyhow!("failed to register CRI auth plugins: {why}"))?,
+                Some((file, bin_dir)) => {
+                    Providers::load(file, bin_dir).map_err(|why| anyhow::anyhow!("failed to register CRI auth plugins: {why}"))?
+                }
                 None => Providers::default(),
             },
         ),

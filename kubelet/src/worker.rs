@@ -9,8 +9,8 @@ pub mod admission;
 pub mod fit;
 pub mod resize;
 pub mod sync;
-mod timing;
 pub mod terminate;
+mod timing;
 
 use std::collections::HashMap;
 use std::sync::Arc;

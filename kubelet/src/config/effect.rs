@@ -65,7 +65,8 @@ mod tests {
     #[test]
     fn options_without_effect_are_named() {
         let flags = Flags::parse(["--runonce=true".to_owned(), "--maximum-dead-containers=0".to_owned()]).unwrap();
-        let Value::Object(document) = json!({"kubeAPIQPS": 5, "makeIPTablesUtilChains": true, "hairpinMode": "", "maxPods": 7}) else {
+        let Value::Object(document) = json!({"kubeAPIQPS": 5, "makeIPTablesUtilChains": true, "hairpinMode": "", "maxPods": 7})
+        else {
             unreachable!()
         };
         let got = warnings(&flags, &document);

@@ -46,9 +46,9 @@ impl Driver {
     pub async fn can(&self, what: rpc::Type) -> Result<bool> {
         let known = self.can.get_or_try_init(|| async {
             let answer = self.node.clone().node_get_capabilities(timed(NodeGetCapabilitiesRequest {})).await?.into_inner();
-            let list = answer.capabilities.into_iter().filter_map(|capability| match capability.r#type {
-                Some(Type::Rpc(rpc)) => Some(rpc.r#type),
-                None => None,
+            let list = answer.capabilities.into_iter().filter_map(|capability| {
+                let Type::Rpc(rpc) = capability.r#type?;
+                Some(rpc.r#type)
             });
             Ok::<_, Status>(list.collect())
         });

@@ -133,7 +133,8 @@ mod tests {
     fn what_is_written_is_found_again() {
         let temp = tempfile::tempdir().unwrap();
         let root = temp.path();
-        let data = Data { volume_handle: "h".into(), driver_name: "d".into(), attachment_id: "csi-1".into(), ..Default::default() };
+        let data =
+            Data { volume_handle: "h".into(), driver_name: "d".into(), attachment_id: "csi-1".into(), ..Default::default() };
         let dir = root.join("pods/u/volumes").join(PLUGIN_DIR).join("pv");
         write(&dir, &data).unwrap();
         assert_eq!(of_all_pods(root), [("u".to_owned(), Found { dir: dir.clone(), data: data.clone() })]);

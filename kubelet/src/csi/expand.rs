@@ -38,7 +38,11 @@ pub async fn if_needed(
     let kubelet = context.kubelet;
     let driver = kubelet.csi.driver(&source.driver).map_err(VolumeError)?;
     let words = |status: tonic::Status| {
-        VolumeError(format!("MountVolume.NodeExpandVolume failed: rpc error: code = {:?} desc = {}", status.code(), status.message()))
+        VolumeError(format!(
+            "MountVolume.NodeExpandVolume failed: rpc error: code = {:?} desc = {}",
+            status.code(),
+            status.message()
+        ))
     };
     if !driver.can(Can::ExpandVolume).await.map_err(words)? {
         return Ok(());

@@ -14,10 +14,10 @@ use kube::Api;
 use serde_json::{Value, json};
 
 use super::data::{self, Data};
+use super::unique_name;
 use super::v1::node_service_capability::rpc::Type as Can;
 use super::v1::volume_capability::{AccessMode, AccessType, MountVolume, access_mode::Mode};
 use super::v1::{NodePublishVolumeRequest, NodeStageVolumeRequest, VolumeCapability};
-use super::unique_name;
 use crate::kubelet::Kubelet;
 use crate::objects::message;
 use crate::pod;
@@ -208,7 +208,8 @@ async fn policy(kubelet: &Kubelet, wanted: &Wanted) -> Result<CSIDriverSpec, Vol
     let object = Api::<CSIDriver>::all(api).get_opt(&wanted.driver).await.map_err(|error| VolumeError(message(&error)))?;
     let spec = object.map(|object| object.spec).unwrap_or_default();
     let mode = if wanted.ephemeral { "Ephemeral" } else { "Persistent" };
-    let modes = spec.volume_lifecycle_modes.clone().filter(|modes| !modes.is_empty()).unwrap_or_else(|| vec!["Persistent".into()]);
+    let modes =
+        spec.volume_lifecycle_modes.clone().filter(|modes| !modes.is_empty()).unwrap_or_else(|| vec!["Persistent".into()]);
     if !modes.iter().any(|other| other == mode) {
         return Err(VolumeError(format!(
             "volume mode {mode:?} not supported by driver {} (only supports {modes:?})",

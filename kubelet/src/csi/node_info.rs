@@ -173,7 +173,9 @@ fn node_patch(node: &Node, driver: &str, id: Option<&str>, topology: &BTreeMap<S
     let labels = node.metadata.labels.as_ref().unwrap_or(&empty);
     for (key, value) in topology {
         if let Some(other) = labels.get(key).filter(|other| *other != value) {
-            return Err(format!("detected topology value collision: driver reported {key:?}:{value:?} but existing label is {key:?}:{other:?}"));
+            return Err(format!(
+                "detected topology value collision: driver reported {key:?}:{value:?} but existing label is {key:?}:{other:?}"
+            ));
         }
     }
     let missing: BTreeMap<&String, &String> = topology.iter().filter(|(key, _)| !labels.contains_key(*key)).collect();

@@ -16,7 +16,10 @@ use crate::volume::mount;
 pub async fn pod(kubelet: &Kubelet, uid: &str) -> Result<(), String> {
     for found in data::of_pod(&kubelet.config.pod_dir(uid)) {
         one(kubelet, uid, &found).await.map_err(|why| {
-            format!("UnmountVolume.TearDown failed for volume {:?} of driver {}: {why}", found.data.spec_id, found.data.driver_name)
+            format!(
+                "UnmountVolume.TearDown failed for volume {:?} of driver {}: {why}",
+                found.data.spec_id, found.data.driver_name
+            )
         })?;
     }
     Ok(())
@@ -27,10 +30,8 @@ async fn one(kubelet: &Kubelet, uid: &str, found: &Found) -> Result<(), String> 
     let driver = kubelet.csi.driver(&data.driver_name)?;
     let _turn = kubelet.csi.turn(&data.driver_name, &data.volume_handle).await;
     let target = found.dir.join("mount");
-    let request = NodeUnpublishVolumeRequest {
-        volume_id: data.volume_handle.clone(),
-        target_path: target.to_string_lossy().into_owned(),
-    };
+    let request =
+        NodeUnpublishVolumeRequest { volume_id: data.volume_handle.clone(), target_path: target.to_string_lossy().into_owned() };
     driver.unpublish(request).await.map_err(words)?;
     remove_mount_dir(&target)?;
     let others = data::of_all_pods(&kubelet.config.root_dir);
@@ -75,7 +76,12 @@ pub async fn leftovers(kubelet: &Kubelet) {
             .iter()
             .any(|(_, other)| other.data.driver_name == data.driver_name && other.data.volume_handle == data.volume_handle);
         if !used && let Err(why) = unstage(kubelet, &data.driver_name, &data.volume_handle).await {
-            tracing::debug!(driver = data.driver_name, volume = data.volume_handle, err = why, "Failed to unstage a volume of no pod");
+            tracing::debug!(
+                driver = data.driver_name,
+                volume = data.volume_handle,
+                err = why,
+                "Failed to unstage a volume of no pod"
+            );
         }
     }
 }

@@ -44,10 +44,12 @@ struct Look {
 
 async fn look(kubelet: &Kubelet) -> Result<Look, String> {
     let words = |status: tonic::Status| status.message().to_owned();
-    let (images, containers) =
-        tokio::try_join!(kubelet.cri.list_images(), kubelet.cri.list_containers(None)).map_err(words)?;
-    let mut used: HashSet<String> =
-        containers.into_iter().flat_map(|container| [container.image_ref, container.image_id]).filter(|id| !id.is_empty()).collect();
+    let (images, containers) = tokio::try_join!(kubelet.cri.list_images(), kubelet.cri.list_containers(None)).map_err(words)?;
+    let mut used: HashSet<String> = containers
+        .into_iter()
+        .flat_map(|container| [container.image_ref, container.image_id])
+        .filter(|id| !id.is_empty())
+        .collect();
     used.extend(sandbox_image(kubelet).await);
     for handle in kubelet.workers.list() {
         let pod = handle.request().pod;

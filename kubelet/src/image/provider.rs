@@ -95,8 +95,9 @@ impl Providers {
         }
         let mut list: Vec<Provider> = Vec::new();
         for file in &files {
-            let text = std::fs::read_to_string(file)
-                .map_err(|error| format!("unable to read external registry credential provider configuration from {}: {error}", file.display()))?;
+            let text = std::fs::read_to_string(file).map_err(|error| {
+                format!("unable to read external registry credential provider configuration from {}: {error}", file.display())
+            })?;
             list.extend(parse(&text).map_err(|why| format!("{}: {why}", file.display()))?);
         }
         if list.is_empty() {
@@ -122,7 +123,12 @@ impl Providers {
                 Ok(auth) => out.extend(
                     auth.into_iter().filter(|(pattern, _)| matches(pattern, image)).map(|(pattern, auth)| (pattern.len(), auth)),
                 ),
-                Err(why) => tracing::error!(provider = provider.name, image, err = why, "Failed getting credentials from external registry credential provider"),
+                Err(why) => tracing::error!(
+                    provider = provider.name,
+                    image,
+                    err = why,
+                    "Failed getting credentials from external registry credential provider"
+                ),
             }
         }
         out
@@ -219,11 +225,7 @@ async fn identity(kubelet: &Kubelet, wanted: &TokenAttributes, pod: &Pod) -> Res
     let mut given = serde_json::Map::new();
     for key in &wanted.required_service_account_annotation_keys {
         let Some(value) = annotations.get(key) else {
-            return if wanted.require_service_account {
-                Err(format!("required annotation {key} not found"))
-            } else {
-                Ok(None)
-            };
+            return if wanted.require_service_account { Err(format!("required annotation {key} not found")) } else { Ok(None) };
         };
         given.insert(key.clone(), value.clone().into());
     }
@@ -233,7 +235,8 @@ async fn identity(kubelet: &Kubelet, wanted: &TokenAttributes, pod: &Pod) -> Res
         }
     }
     const LIFE: i64 = 600;
-    let token = kubelet.objects.token(pod, &wanted.service_account_token_audience, LIFE).await.map_err(|error| error.to_string())?;
+    let token =
+        kubelet.objects.token(pod, &wanted.service_account_token_audience, LIFE).await.map_err(|error| error.to_string())?;
     Ok(Some((token, given.into())))
 }
 
@@ -247,7 +250,8 @@ fn parse(text: &str) -> Result<Vec<Provider>, String> {
     if kind != "CredentialProviderConfig" || !version.starts_with("kubelet.config.k8s.io/v1") {
         return Err(format!("no kind {kind:?} is registered for version {version:?}: a CredentialProviderConfig is expected"));
     }
-    let list: Vec<Provider> = serde_json::from_value(document["providers"].clone()).map_err(|error| format!("providers: {error}"))?;
+    let list: Vec<Provider> =
+        serde_json::from_value(document["providers"].clone()).map_err(|error| format!("providers: {error}"))?;
     for provider in &list {
         let name = &provider.name;
         if name.is_empty() || name == "." || name == ".." || name.contains(['/', ' ']) {
@@ -257,7 +261,10 @@ fn parse(text: &str) -> Result<Vec<Provider>, String> {
             return Err(format!("provider {name}: matchImages: Required value: at least 1 item in matchImages is required"));
         }
         if provider.api_version != VERSION {
-            return Err(format!("provider {name}: apiVersion: Unsupported value: {:?}: supported values: {VERSION:?}", provider.api_version));
+            return Err(format!(
+                "provider {name}: apiVersion: Unsupported value: {:?}: supported values: {VERSION:?}",
+                provider.api_version
+            ));
         }
         let duration = provider.default_cache_duration.as_deref();
         if duration.is_none_or(|text| component::duration::parse(text).is_err()) {
@@ -268,7 +275,9 @@ fn parse(text: &str) -> Result<Vec<Provider>, String> {
 }
 
 /// An answer: credentials by pattern, what they are valid for, and how long.
-fn read(answer: &[u8]) -> Result<(BTreeMap<String, AuthConfig>, String, Option<Duration>), String> {
+type Answer = (BTreeMap<String, AuthConfig>, String, Option<Duration>);
+
+fn read(answer: &[u8]) -> Result<Answer, String> {
     let answer: Value = serde_json::from_slice(answer).map_err(|error| format!("failed to decode response: {error}"))?;
     if answer["kind"] != "CredentialProviderResponse" || answer["apiVersion"] != VERSION {
         return Err(format!("unexpected response of kind {} and apiVersion {}", answer["kind"], answer["apiVersion"]));
@@ -332,7 +341,10 @@ mod tests {
         let ask = |image: &str| json!({"image": image});
         let answer = providers.run(&providers.list[0], &ask("r.example.com/a:1")).await.unwrap();
         let (auth, scope, duration) = read(&answer).unwrap();
-        assert_eq!((auth["*.example.com"].username.as_str(), scope.as_str(), duration), ("me", "Registry", Some(Duration::from_secs(300))));
+        assert_eq!(
+            (auth["*.example.com"].username.as_str(), scope.as_str(), duration),
+            ("me", "Registry", Some(Duration::from_secs(300)))
+        );
         let error = providers.run(&providers.list[0], &ask("other")).await.unwrap_err();
         assert!(error.contains("exit status: 3"), "{error}");
         assert!(read(b"{}").is_err());

@@ -16,8 +16,7 @@ pub struct Capabilities {
 impl Capabilities {
     /// From the runtime's status.
     pub fn of(status: &v1::StatusResponse) -> Self {
-        let handlers =
-            status.runtime_handlers.iter().map(|handler| (handler.name.clone(), handler.features.clone().unwrap_or_default()));
+        let handlers = status.runtime_handlers.iter().map(|handler| (handler.name.clone(), handler.features.unwrap_or_default()));
         Self {
             handlers: handlers.collect(),
             supplemental_groups_policy: status.features.as_ref().is_some_and(|features| features.supplemental_groups_policy),

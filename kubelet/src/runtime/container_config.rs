@@ -7,8 +7,8 @@ use k8s_openapi::api::core::v1::{Container, Pod};
 use crate::cgroup::values;
 use crate::cri::v1;
 use crate::env::expansion;
-use crate::runtime::{label, stop_signal};
 use crate::runtime::security::{self, ImageUser, Policy};
+use crate::runtime::{label, stop_signal};
 
 /// What a container depends on besides the pod.
 #[derive(Clone, Debug, Default)]

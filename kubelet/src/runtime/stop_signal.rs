@@ -2,9 +2,40 @@
 
 /// The names in CRI's order; the first has number 1.
 const NAMES: &[&str] = &[
-    "SIGABRT", "SIGALRM", "SIGBUS", "SIGCHLD", "SIGCLD", "SIGCONT", "SIGFPE", "SIGHUP", "SIGILL", "SIGINT", "SIGIO", "SIGIOT",
-    "SIGKILL", "SIGPIPE", "SIGPOLL", "SIGPROF", "SIGPWR", "SIGQUIT", "SIGSEGV", "SIGSTKFLT", "SIGSTOP", "SIGSYS", "SIGTERM",
-    "SIGTRAP", "SIGTSTP", "SIGTTIN", "SIGTTOU", "SIGURG", "SIGUSR1", "SIGUSR2", "SIGVTALRM", "SIGWINCH", "SIGXCPU", "SIGXFSZ",
+    "SIGABRT",
+    "SIGALRM",
+    "SIGBUS",
+    "SIGCHLD",
+    "SIGCLD",
+    "SIGCONT",
+    "SIGFPE",
+    "SIGHUP",
+    "SIGILL",
+    "SIGINT",
+    "SIGIO",
+    "SIGIOT",
+    "SIGKILL",
+    "SIGPIPE",
+    "SIGPOLL",
+    "SIGPROF",
+    "SIGPWR",
+    "SIGQUIT",
+    "SIGSEGV",
+    "SIGSTKFLT",
+    "SIGSTOP",
+    "SIGSYS",
+    "SIGTERM",
+    "SIGTRAP",
+    "SIGTSTP",
+    "SIGTTIN",
+    "SIGTTOU",
+    "SIGURG",
+    "SIGUSR1",
+    "SIGUSR2",
+    "SIGVTALRM",
+    "SIGWINCH",
+    "SIGXCPU",
+    "SIGXFSZ",
     "SIGRTMIN",
 ];
 /// `SIGRTMIN+1` to `SIGRTMIN+15`, then `SIGRTMAX-14` to `SIGRTMAX`.
@@ -33,7 +64,9 @@ pub fn name(number: i32) -> Option<String> {
     let first = i32::try_from(NAMES.len()).unwrap_or(0);
     let max = first + AFTER_MIN + BEFORE_MAX + 1;
     match number {
-        number if number >= 1 && number <= first => NAMES.get(usize::try_from(number - 1).unwrap_or(0)).map(|name| (*name).to_owned()),
+        number if number >= 1 && number <= first => {
+            NAMES.get(usize::try_from(number - 1).unwrap_or(0)).map(|name| (*name).to_owned())
+        }
         number if number > first && number <= first + AFTER_MIN => Some(format!("SIGRTMIN+{}", number - first)),
         number if number > first + AFTER_MIN && number < max => Some(format!("SIGRTMAX-{}", max - number)),
         number if number == max => Some("SIGRTMAX".into()),

@@ -47,7 +47,8 @@ pub fn of_pod(pods: &Path, uid: &str, max_pods: u32) -> Result<UserNamespace, St
     let taken: BTreeSet<u32> = entries.filter_map(|entry| read(&entry.path().join(FILE))).collect();
     let first = free(&taken, max_pods).ok_or("could not find an empty slot to allocate a user namespace")?;
     let mapping = vec![Mapping { host_id: first, container_id: 0, length: LENGTH }];
-    let text = serde_json::to_vec(&Mappings { uid_mappings: mapping.clone(), gid_mappings: mapping }).map_err(|error| error.to_string())?;
+    let text = serde_json::to_vec(&Mappings { uid_mappings: mapping.clone(), gid_mappings: mapping })
+        .map_err(|error| error.to_string())?;
     let words = |error: std::io::Error| format!("failed to write the user namespace's mapping: {error}");
     std::fs::create_dir_all(pods.join(uid)).map_err(words)?;
     std::fs::write(file, text).map_err(words)?;

@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use anyhow::Context as _;
 use component::tls::{self, Serving};
-use rustls::server::WebPkiClientVerifier;
 use rustls::crypto::CryptoProvider;
+use rustls::server::WebPkiClientVerifier;
 use rustls::version::{TLS12, TLS13};
 use rustls::{RootCertStore, ServerConfig, SupportedCipherSuite, SupportedProtocolVersion};
 
@@ -76,7 +76,9 @@ fn offer(suites: &[String], least: &str) -> Result<Offer, String> {
         "VersionTLS13" => vec![&TLS13],
         other => {
             let known = "VersionTLS10, VersionTLS11, VersionTLS12, VersionTLS13";
-            return Err(format!("invalid configuration: tlsMinVersion (--tls-min-version) unknown tls version {other:?}: one of {known}"));
+            return Err(format!(
+                "invalid configuration: tlsMinVersion (--tls-min-version) unknown tls version {other:?}: one of {known}"
+            ));
         }
     };
     let mut provider = rustls::crypto::aws_lc_rs::default_provider();
@@ -90,7 +92,9 @@ fn offer(suites: &[String], least: &str) -> Result<Offer, String> {
     for name in suites {
         // Go knows more than are safe to offer: those are left out with a word, a name that is none is an error.
         if !name.starts_with("TLS_") {
-            return Err(format!("invalid configuration: tlsCipherSuites (--tls-cipher-suites) cipher suite {name} not supported or doesn't exist"));
+            return Err(format!(
+                "invalid configuration: tlsCipherSuites (--tls-cipher-suites) cipher suite {name} not supported or doesn't exist"
+            ));
         }
         if !provider.cipher_suites.iter().any(|suite| is(suite, name)) {
             tracing::warn!(suite = name, "A cipher suite is not offered: it is weak or unknown");
@@ -107,7 +111,8 @@ mod tests {
     #[test]
     fn suites_and_versions_are_gos() {
         let names = |list: &[&str]| list.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
-        let got = offer(&names(&["TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256", "TLS_RSA_WITH_AES_128_CBC_SHA"]), "VersionTLS12").unwrap();
+        let got =
+            offer(&names(&["TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256", "TLS_RSA_WITH_AES_128_CBC_SHA"]), "VersionTLS12").unwrap();
         let old: Vec<_> = got.provider.cipher_suites.iter().filter(|suite| suite.tls13().is_none()).collect();
         assert_eq!((old.len(), got.versions.len()), (1, 2));
         assert_eq!(offer(&[], "VersionTLS13").unwrap().versions.len(), 1);

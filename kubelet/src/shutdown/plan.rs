@@ -36,14 +36,14 @@ pub struct Group {
 pub fn lines(config: &KubeletConfiguration) -> Result<Vec<Line>, String> {
     let by_priority = config.other.get("shutdownGracePeriodByPodPriority").filter(|value| !value.is_null());
     let mut lines: Vec<Line> = match by_priority {
-        Some(value) => serde_json::from_value(value.clone()).map_err(|error| format!("shutdownGracePeriodByPodPriority: {error}"))?,
+        Some(value) => {
+            serde_json::from_value(value.clone()).map_err(|error| format!("shutdownGracePeriodByPodPriority: {error}"))?
+        }
         None => Vec::new(),
     };
     let (all, critical) = (config.shutdown_grace_period.0.as_secs(), config.shutdown_grace_period_critical_pods.0.as_secs());
     if critical > all {
-        return Err(format!(
-            "shutdownGracePeriodCriticalPods {critical}s must be <= ShutdownGracePeriod {all}s"
-        ));
+        return Err(format!("shutdownGracePeriodCriticalPods {critical}s must be <= ShutdownGracePeriod {all}s"));
     }
     if !lines.is_empty() {
         if all > 0 || critical > 0 {
@@ -93,9 +93,10 @@ mod tests {
 
     #[test]
     fn both_ways_to_configure_make_lines() {
-        let of = |value| lines(&config(value)).map(|lines| {
-            lines.iter().map(|line| (line.priority, line.shutdown_grace_period_seconds)).collect::<Vec<_>>()
-        });
+        let of = |value| {
+            lines(&config(value))
+                .map(|lines| lines.iter().map(|line| (line.priority, line.shutdown_grace_period_seconds)).collect::<Vec<_>>())
+        };
         assert_eq!(of(json!({})).unwrap(), []);
         let both = json!({"shutdownGracePeriod": "30s", "shutdownGracePeriodCriticalPods": "10s"});
         assert_eq!(of(both).unwrap(), [(0, 20), (2_000_000_000, 10)]);

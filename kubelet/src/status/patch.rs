@@ -63,8 +63,7 @@ pub fn between(uid: &str, old: &PodStatus, new: &PodStatus) -> Option<Value> {
     let now = conditions(&new);
     let has = |list: &[Value], kind: &str| list.iter().any(|condition| condition["type"] == kind);
     let passed = PASSING.iter().filter(|kind| has(&before, kind) && !has(&now, kind));
-    let changed: Vec<Value> =
-        changed.into_iter().chain(passed.map(|kind| json!({"type": kind, "$patch": "delete"}))).collect();
+    let changed: Vec<Value> = changed.into_iter().chain(passed.map(|kind| json!({"type": kind, "$patch": "delete"}))).collect();
     if !changed.is_empty() {
         out.insert("conditions".to_owned(), changed.into());
     }
@@ -102,7 +101,8 @@ mod tests {
 
     #[test]
     fn conditions_that_passed_are_taken_out() {
-        let old = status(json!({"conditions": [{"type": "PodResizePending", "status": "True"}, {"type": "mine/x", "status": "True"}]}));
+        let old =
+            status(json!({"conditions": [{"type": "PodResizePending", "status": "True"}, {"type": "mine/x", "status": "True"}]}));
         let got = between("u", &old, &status(json!({}))).unwrap();
         assert_eq!(got["status"]["conditions"], json!([{"type": "PodResizePending", "$patch": "delete"}]));
     }

@@ -60,9 +60,12 @@ async fn claim(context: &Context<'_>, name: &str, read_only: bool) -> Result<Rea
     let claims = Api::<PersistentVolumeClaim>::namespaced(api.clone(), pod::namespace(context.pod));
     let claim = claims.get(name).await.map_err(|error| VolumeError(message(&error)))?;
     if context.volume.ephemeral.is_some() {
-        let owned = claim.metadata.owner_references.iter().flatten().any(|owner| {
-            owner.controller == Some(true) && owner.uid == pod::uid(context.pod)
-        });
+        let owned = claim
+            .metadata
+            .owner_references
+            .iter()
+            .flatten()
+            .any(|owner| owner.controller == Some(true) && owner.uid == pod::uid(context.pod));
         if !owned {
             return Err(VolumeError(format!(
                 "PVC {}/{name} was not created for pod {} (pod is not owner)",

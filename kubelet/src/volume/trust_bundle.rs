@@ -51,7 +51,11 @@ pub async fn read(kubelet: &Kubelet, source: &ClusterTrustBundleProjection) -> R
 }
 
 fn empty(optional: bool, why: &str) -> Result<Option<Vec<u8>>, VolumeError> {
-    if optional { Ok(None) } else { Err(VolumeError(format!("combination of signerName and labelSelector or name matched zero ClusterTrustBundles: {why}"))) }
+    if optional {
+        Ok(None)
+    } else {
+        Err(VolumeError(format!("combination of signerName and labelSelector or name matched zero ClusterTrustBundles: {why}")))
+    }
 }
 
 /// A selector in the words of a query.

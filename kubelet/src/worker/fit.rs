@@ -71,11 +71,14 @@ fn term_matches(term: &NodeSelectorTerm, labels: &BTreeMap<String, String>, name
         }
     };
     let values = |values: &Option<Vec<String>>| values.clone().unwrap_or_default();
-    expressions.into_iter().flatten().all(|want| {
-        holds(&want.operator, &values(&want.values), labels.get(&want.key).map(String::as_str))
-    }) && fields.into_iter().flatten().all(|want| {
-        holds(&want.operator, &values(&want.values), (want.key == "metadata.name").then_some(name))
-    })
+    expressions
+        .into_iter()
+        .flatten()
+        .all(|want| holds(&want.operator, &values(&want.values), labels.get(&want.key).map(String::as_str)))
+        && fields
+            .into_iter()
+            .flatten()
+            .all(|want| holds(&want.operator, &values(&want.values), (want.key == "metadata.name").then_some(name)))
 }
 
 /// A port of the host that a pod wants: address, protocol, number.
@@ -129,9 +132,12 @@ fn app_armor(pod: &Pod, enabled: impl Fn() -> bool) -> Result<(), Refusal> {
         own.or(of_pod).is_some_and(|profile| profile.type_ != "Unconfined")
     };
     let asked = init_containers(pod).iter().chain(&spec(pod).containers).any(wanted)
-        || pod.metadata.annotations.iter().flatten().any(|(key, value)| {
-            key.starts_with("container.apparmor.security.beta.kubernetes.io/") && value != "unconfined"
-        });
+        || pod
+            .metadata
+            .annotations
+            .iter()
+            .flatten()
+            .any(|(key, value)| key.starts_with("container.apparmor.security.beta.kubernetes.io/") && value != "unconfined");
     if asked && !enabled() {
         let message = "Cannot enforce AppArmor: AppArmor is not enabled on the host".to_owned();
         return Err(Refusal { reason: "AppArmor", message });
@@ -176,8 +182,11 @@ mod tests {
             (term("none", "DoesNotExist", &[]), true),
             (term("size", "Gt", &["4"]), true),
             (term("size", "Lt", &["5"]), false),
-            (json!({"containers": [], "affinity": {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [
-                {"matchFields": [{"key": "metadata.name", "operator": "In", "values": ["other"]}]}]}}}}), false),
+            (
+                json!({"containers": [], "affinity": {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [
+                {"matchFields": [{"key": "metadata.name", "operator": "In", "values": ["other"]}]}]}}}}),
+                false,
+            ),
         ] {
             assert_eq!(selects(&pod(spec.clone()), &labels, "n"), yes, "{spec}");
         }
@@ -194,13 +203,15 @@ mod tests {
         ] {
             assert_eq!(conflicts(&a, &b), yes, "{a:?} {b:?}");
         }
-        let pod = pod(json!({"containers": [{"name": "a", "ports": [{"containerPort": 1}, {"containerPort": 2, "hostPort": 3}]}]}));
+        let pod =
+            pod(json!({"containers": [{"name": "a", "ports": [{"containerPort": 1}, {"containerPort": 2, "hostPort": 3}]}]}));
         assert_eq!(wanted_ports(&pod), [port("0.0.0.0", "TCP", 3)]);
     }
 
     #[test]
     fn a_profile_that_cannot_be_enforced_is_refused() {
-        let with = |kind: &str| pod(json!({"containers": [{"name": "a", "securityContext": {"appArmorProfile": {"type": kind}}}]}));
+        let with =
+            |kind: &str| pod(json!({"containers": [{"name": "a", "securityContext": {"appArmorProfile": {"type": kind}}}]}));
         assert_eq!(app_armor(&with("RuntimeDefault"), || false).unwrap_err().reason, "AppArmor");
         assert!(app_armor(&with("RuntimeDefault"), || true).is_ok());
         assert!(app_armor(&with("Unconfined"), || false).is_ok());

@@ -148,10 +148,8 @@ impl Worker {
 
     async fn update(&mut self, pod: &Arc<Pod>, changed: Vec<(String, Container)>) -> Result<(), String> {
         let kubelet = self.kubelet.clone();
-        let (before, after) = (
-            values::pod(&plan::with(pod, &self.resize.actuated), &kubelet.values),
-            values::pod(pod, &kubelet.values),
-        );
+        let (before, after) =
+            (values::pod(&plan::with(pod, &self.resize.actuated), &kubelet.values), values::pod(pod, &kubelet.values));
         // The pod's bound is never below its containers': it grows first and shrinks last.
         let larger = values::Limits {
             memory: before.memory.zip(after.memory).map(|(before, after)| before.max(after)).or(after.memory),

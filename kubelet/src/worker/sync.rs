@@ -384,9 +384,11 @@ impl Worker {
     }
 
     async fn recursive_read_only(&self, pod: &Pod) -> bool {
-        let wanted = spec(pod).containers.iter().chain(init_containers(pod)).any(|container| {
-            container.volume_mounts.iter().flatten().any(|mount| mount.recursive_read_only.is_some())
-        });
+        let wanted = spec(pod)
+            .containers
+            .iter()
+            .chain(init_containers(pod))
+            .any(|container| container.volume_mounts.iter().flatten().any(|mount| mount.recursive_read_only.is_some()));
         if !wanted {
             return false;
         }

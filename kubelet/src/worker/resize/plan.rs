@@ -130,7 +130,9 @@ pub fn decide(desired: &Pod, allocated: &Pod, allocatable: &BTreeMap<String, i64
     let grows: Vec<_> = grows.collect();
     for (name, want, capacity) in &grows {
         if want > capacity {
-            return Verdict::Infeasible(format!("Node didn't have enough capacity: {name}, requested: {want}, capacity: {capacity}"));
+            return Verdict::Infeasible(format!(
+                "Node didn't have enough capacity: {name}, requested: {want}, capacity: {capacity}"
+            ));
         }
     }
     for (name, want, capacity) in grows {

@@ -73,8 +73,8 @@ pub(crate) async fn run(arguments: Arguments) -> anyhow::Result<()> {
         "layers": [{"mediaType": "application/vnd.oci.image.layer.v1.tar", "digest": digest(&layer), "size": layer.len()}],
     });
     let pair = format!("{}:{}", arguments.user, arguments.password);
-    let wanted = (!arguments.user.is_empty())
-        .then(|| format!("Basic {}", base64::engine::general_purpose::STANDARD.encode(pair)));
+    let wanted =
+        (!arguments.user.is_empty()).then(|| format!("Basic {}", base64::engine::general_purpose::STANDARD.encode(pair)));
     let registry = Arc::new(Registry { wanted, layer, config, manifest: Bytes::from(manifest.to_string()) });
     let listener = tokio::net::TcpListener::bind(arguments.listen).await?;
     println!("serving images on {}", arguments.listen);
