@@ -17,9 +17,13 @@ pub const REPOSITORY: &str = "registry.k8s.io";
 /// A program that goes into an image is missing: the text names the Debian package.
 pub fn all(bins: &Path, version: &str) -> Result<Vec<(String, Image)>> {
     let mut images = vec![("pause".to_owned(), pause(bins)?), ("etcd".to_owned(), etcd()?)];
-    for name in ["kube-apiserver", "kube-controller-manager", "kube-scheduler", "rk-dns", "rk-ingress"] {
+    for name in ["kube-apiserver", "kube-controller-manager", "kube-scheduler", "rk-ingress"] {
         images.push((name.to_owned(), component(bins, name, version)?));
     }
+    // With nft, for the node-local mode.
+    let mut dns = component(bins, "rk-dns", version)?;
+    program(&mut dns, "/usr/sbin", &distribution("nft", "nftables")?)?;
+    images.push(("rk-dns".to_owned(), dns));
     for name in ["kube-proxy", "rk-cni"] {
         images.push((name.to_owned(), with_packet_filter(component(bins, name, version)?)?));
     }

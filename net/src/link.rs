@@ -168,6 +168,15 @@ pub fn create_bridge(socket: &Socket, name: &str, mac: Option<Mac>, mtu: u32) ->
     })
 }
 
+/// Makes a device that leads nowhere: it only holds addresses.
+pub fn create_dummy(socket: &Socket, name: &str) -> Result<(), Error> {
+    create(socket, name, |request| {
+        request.nested(IFLA_LINKINFO, |r| {
+            r.attr_str(IFLA_INFO_KIND, "dummy");
+        });
+    })
+}
+
 /// One end of a veth pair.
 pub struct VethEnd<'a> {
     pub name: &'a str,

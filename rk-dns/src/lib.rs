@@ -11,6 +11,7 @@ pub mod hosts;
 pub mod http;
 pub mod index;
 pub mod kubernetes;
+pub mod local;
 pub mod metrics;
 pub mod start;
 pub mod watch;

@@ -20,6 +20,7 @@ use crate::cache::Key;
 use crate::config::{Config, Pods};
 use crate::handler::{Handler, Probes, Running, Shared, labels};
 use crate::index::Index;
+use crate::local::{self, Local};
 use crate::{corefile, http, watch};
 
 /// The file is looked at at least this often: a reload is cheap, and people wait for it.
@@ -46,6 +47,18 @@ pub struct Options {
     /// Kubeconfig to reach the API server with; the pod's service account when absent.
     #[arg(long)]
     pub kubeconfig: Option<PathBuf>,
+    /// Node-local cache mode: addresses that this node answers DNS on, beside others the cluster DNS Service's.
+    #[arg(long, value_delimiter = ',')]
+    pub localip: Vec<std::net::IpAddr>,
+    /// The device that holds them.
+    #[arg(long, default_value = "nodelocaldns")]
+    pub interfacename: String,
+    /// The Service that leads to the cluster's DNS servers: its address stands for __PILLAR__CLUSTER__DNS__ in the Corefile.
+    #[arg(long, default_value = "kube-dns-upstream")]
+    pub upstreamsvc: String,
+    /// Leave device and rules when ending.
+    #[arg(long)]
+    pub skipteardown: bool,
     /// Log verbosity.
     #[arg(short, long, default_value_t = 0)]
     pub v: u8,
@@ -58,7 +71,23 @@ pub struct Options {
 pub fn main(options: &Options) -> anyhow::Result<()> {
     component::logging::init(options.v);
     component::install_crypto();
-    let config = load(&options.conf)?;
+    let config = load(options)?;
+    let local = (!options.localip.is_empty()).then(|| Local {
+        addresses: options.localip.clone(),
+        interface: options.interfacename.clone(),
+        keep: options.skipteardown,
+    });
+    if let Some(local) = &local {
+        local.up().context("failed to set up node-local DNS")?;
+    }
+    let ended = serve(options, config);
+    if let Some(local) = &local {
+        local.down();
+    }
+    ended
+}
+
+fn serve(options: &Options, config: Config) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("failed to start the runtime")?;
     runtime.block_on(async {
         let tasks = Tasks::new();
@@ -83,9 +112,14 @@ fn read(path: &Path) -> std::io::Result<String> {
     std::fs::read_to_string(path)
 }
 
-fn load(path: &Path) -> anyhow::Result<Config> {
-    let text = read(path).with_context(|| format!("failed to read {}", path.display()))?;
+fn load(options: &Options) -> anyhow::Result<Config> {
+    let text = read_filled(options).with_context(|| format!("failed to read {}", options.conf.display()))?;
     parse(&text)
+}
+
+/// The Corefile, its placeholders filled in.
+fn read_filled(options: &Options) -> std::io::Result<String> {
+    Ok(local::fill(&read(&options.conf)?, &options.upstreamsvc, |name| std::env::var(name).ok()))
 }
 
 fn parse(text: &str) -> anyhow::Result<Config> {
@@ -121,7 +155,7 @@ pub async fn start(options: &Options, config: Config, tasks: &Tasks) -> anyhow::
     let addresses = listen(&config, &shared, tasks).await?;
     tracing::info!(?addresses, "rk-dns {} is listening", component::version::current());
     look_for_loops(&config, &shared, tasks);
-    follow_file(options.conf.clone(), config, &shared, tasks);
+    follow_file(options.clone(), config, &shared, tasks);
     Ok(Started { shared, addresses })
 }
 
@@ -200,12 +234,12 @@ fn look_for_loops(config: &Config, shared: &Arc<Shared>, tasks: &Tasks) {
 }
 
 /// Applies changes of the file; a broken one is reported and the old one stays.
-fn follow_file(path: PathBuf, config: Config, shared: &Arc<Shared>, tasks: &Tasks) {
+fn follow_file(options: Options, config: Config, shared: &Arc<Shared>, tasks: &Tasks) {
     let (shared, stop) = (shared.clone(), tasks.token());
     let reloads = config.first(|server| server.reload);
     tasks.spawn("reload", async move {
         let mut current = config;
-        let mut seen = read(&path).unwrap_or_default();
+        let mut seen = read_filled(&options).unwrap_or_default();
         let mut swept = Instant::now();
         let period = reloads.unwrap_or(SWEEP).min(if reloads.is_some() { RELOAD } else { SWEEP });
         loop {
@@ -219,7 +253,7 @@ fn follow_file(path: PathBuf, config: Config, shared: &Arc<Shared>, tasks: &Task
                     cache.sweep(swept);
                 }
             }
-            let text = match read(&path) {
+            let text = match read_filled(&options) {
                 Ok(text) if reloads.is_some() && text != seen => text,
                 _ => continue,
             };

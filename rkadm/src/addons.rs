@@ -46,6 +46,12 @@ pub const ADDONS: &[Addon] = &[
         template: include_str!("../../manifests/addons/rk-ingress.yaml"),
         disabled: |_| false,
     },
+    Addon {
+        phase: "node-local-dns",
+        name: "node-local DNS",
+        template: include_str!("../../manifests/addons/node-local-dns.yaml"),
+        disabled: |cluster| cluster.dns.disabled,
+    },
 ];
 
 impl Addon {

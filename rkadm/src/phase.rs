@@ -157,6 +157,7 @@ pub const INIT: &[Phase<Init>] = &[
             phase!("kube-proxy", "Install the kube-proxy addon to a Kubernetes cluster", addon::kube_proxy),
             phase!("metrics", "Switch on the metrics API of rk, for kubectl top and autoscalers", addon::metrics),
             phase!("ingress", "Install the Ingress controller of rk (only when named)", addon::ingress),
+            phase!("node-local-dns", "Install a DNS cache on every node (only when named)", addon::node_local_dns),
         ],
     ),
     phase!("show-join-command", "Show the join command for control-plane and worker node", show_join_command::run),
@@ -198,7 +199,7 @@ pub const RESET: &[Phase<Reset>] = &[
 ];
 
 /// What runs only when it is named: a cluster works without.
-const OPTIONAL: &[&str] = &["addon/ingress"];
+const OPTIONAL: &[&str] = &["addon/ingress", "addon/node-local-dns"];
 
 /// Runs a whole table but what is skipped (`addon`, `addon/coredns`).
 pub async fn run_all<C>(table: &'static [Phase<C>], context: &mut C, skip: &[String]) -> anyhow::Result<()> {
@@ -339,7 +340,7 @@ mod tests {
                 phase
                     .phases
                     .iter()
-                    .filter(|sub| !["rk-cni", "metrics", "ingress"].contains(&sub.name))
+                    .filter(|sub| !["rk-cni", "metrics", "ingress", "node-local-dns"].contains(&sub.name))
                     .map(|sub| format!("/{}", sub.name)),
             );
         }

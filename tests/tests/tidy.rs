@@ -87,7 +87,7 @@ fn dependencies_point_one_way() {
         ("kubelet", &["api", "client", "component"]),
         ("kube-proxy", &["api", "client", "component", "net"]),
         ("rk-cni", &["api", "client", "component", "net"]),
-        ("rk-dns", &["api", "client", "component"]),
+        ("rk-dns", &["api", "client", "component", "net"]),
         ("rk-ingress", &["client", "component"]),
     ];
     let dependencies = dependencies();

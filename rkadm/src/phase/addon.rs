@@ -34,6 +34,10 @@ pub async fn ingress(init: &mut Init) -> anyhow::Result<()> {
     one(init, "ingress").await
 }
 
+pub async fn node_local_dns(init: &mut Init) -> anyhow::Result<()> {
+    one(init, "node-local-dns").await
+}
+
 pub async fn kube_proxy(init: &mut Init) -> anyhow::Result<()> {
     one(init, "kube-proxy").await
 }

@@ -32,6 +32,7 @@ pub const APPLY: &[Phase<Upgrade>] = &[
             phase!("kube-proxy", "Upgrade the kube-proxy addon", kube_proxy),
             phase!("metrics", "Upgrade the resource metrics API", metrics),
             phase!("ingress", "Upgrade the Ingress controller of rk, where it is installed", ingress),
+            phase!("node-local-dns", "Upgrade the DNS cache of the nodes, where it is installed", node_local_dns),
         ],
     ),
     phase!("post-upgrade", "Run post upgrade tasks", post_upgrade),
@@ -152,6 +153,11 @@ async fn metrics(upgrade: &mut Upgrade) -> anyhow::Result<()> {
 async fn ingress(upgrade: &mut Upgrade) -> anyhow::Result<()> {
     let installed = upgrade.api.find("/apis/apps/v1/namespaces/kube-system/deployments/rk-ingress").await?;
     if installed.is_none() { Ok(()) } else { add_on(upgrade, "ingress").await }
+}
+
+async fn node_local_dns(upgrade: &mut Upgrade) -> anyhow::Result<()> {
+    let installed = upgrade.api.find("/apis/apps/v1/namespaces/kube-system/daemonsets/node-local-dns").await?;
+    if installed.is_none() { Ok(()) } else { add_on(upgrade, "node-local-dns").await }
 }
 
 async fn add_on(upgrade: &mut Upgrade, phase: &str) -> anyhow::Result<()> {
