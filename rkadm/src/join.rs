@@ -29,6 +29,10 @@ pub struct Join {
     pub kubelet: Value,
     /// The API server with the bootstrap token.
     pub bootstrap: Option<Api>,
+    /// This host is to run an etcd member and no other part of a control plane.
+    pub witness: bool,
+    /// What its certificates are decrypted with.
+    pub witness_key: String,
     /// All phases run, so that one may leave something to a later one.
     pub whole: bool,
 }
@@ -94,6 +98,9 @@ struct JoinFlags {
     /// Don't apply any changes; just output what would be done
     #[arg(long)]
     dry_run: bool,
+    /// Run an etcd member on this node and no other part of a control plane: the third vote beside two control planes
+    #[arg(long, conflicts_with = "control_plane")]
+    etcd_witness: bool,
     /// A list of checks whose errors will be shown as warnings. Example: 'Swap'. Value 'all' ignores errors from all checks
     #[arg(long, value_delimiter = ',')]
     ignore_preflight_errors: Vec<String>,
@@ -195,6 +202,7 @@ fn resolve(flags: JoinFlags, endpoint: Option<String>, rootfs: Option<PathBuf>) 
         discovery_token_ca_cert_hash,
         discovery_token_unsafe_skip_ca_verification,
         dry_run,
+        etcd_witness,
         ignore_preflight_errors,
         image_bundle,
         node_name,
@@ -250,6 +258,17 @@ fn resolve(flags: JoinFlags, endpoint: Option<String>, rootfs: Option<PathBuf>) 
     if control_plane {
         join.control_plane.get_or_insert_with(JoinControlPlane::default);
     }
+    let mut witness_endpoint = ApiEndpoint::default();
+    if etcd_witness {
+        if certificate_key.is_none() {
+            bail!("--etcd-witness needs --certificate-key: the member's certificates are signed by the cluster's etcd authority");
+        }
+        witness_endpoint.advertise_address = apiserver_advertise_address
+            .clone()
+            .or_else(|| host.default_address.map(|ip| ip.to_string()))
+            .context("this host has no address: give --apiserver-advertise-address")?;
+    }
+    let witness_key = certificate_key.clone().filter(|_| etcd_witness).unwrap_or_default();
     match &mut join.control_plane {
         Some(wanted) => {
             if let Some(address) = apiserver_advertise_address {
@@ -265,7 +284,7 @@ fn resolve(flags: JoinFlags, endpoint: Option<String>, rootfs: Option<PathBuf>) 
                 wanted.local_api_endpoint.advertise_address = host.default_address.map(|ip| ip.to_string()).unwrap_or_default();
             }
         }
-        None if certificate_key.is_some() => bail!("--certificate-key has a meaning only with --control-plane"),
+        None if certificate_key.is_some() && !etcd_witness => bail!("--certificate-key has a meaning only with --control-plane"),
         None => {}
     }
     if !skip_phases.is_empty() {
@@ -291,7 +310,7 @@ fn resolve(flags: JoinFlags, endpoint: Option<String>, rootfs: Option<PathBuf>) 
     let node = Node {
         images: Images::of(&cluster, "0"),
         registration: join.node_registration.clone(),
-        endpoint: join.control_plane.as_ref().map_or_else(ApiEndpoint::default, |wanted| wanted.local_api_endpoint.clone()),
+        endpoint: join.control_plane.as_ref().map_or(witness_endpoint, |wanted| wanted.local_api_endpoint.clone()),
         timeouts: join.timeouts.clone(),
         patches: patches.or_else(|| join.patches.as_ref().map(|patches| patches.directory.clone().into())),
         host,
@@ -306,7 +325,17 @@ fn resolve(flags: JoinFlags, endpoint: Option<String>, rootfs: Option<PathBuf>) 
         balanced: Vec::new(),
         cluster,
     };
-    Ok(Join { node, join, patience, cluster_info: None, kubelet: Value::Null, bootstrap: None, whole: false })
+    Ok(Join {
+        node,
+        join,
+        patience,
+        cluster_info: None,
+        kubelet: Value::Null,
+        bootstrap: None,
+        witness: etcd_witness,
+        witness_key,
+        whole: false,
+    })
 }
 
 impl Join {

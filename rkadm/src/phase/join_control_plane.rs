@@ -15,19 +15,34 @@ fn wanted(join: &Join) -> bool {
 
 /// Certificates that all control planes share, from the Secret kubeadm-certs.
 pub async fn download_certs(join: &mut Join) -> anyhow::Result<()> {
+    if join.witness {
+        join.learn().await?;
+        let api = join.bootstrap.clone().context("discovery has run")?;
+        let key = join.witness_key.clone();
+        let written = super::upload_certs::download(&mut join.node, &api, &key, &["etcd-ca.crt", "etcd-ca.key"]).await?;
+        say::phase("download-certs", &format!("Downloaded {written} files of etcd's authority"));
+        return Ok(());
+    }
     let key = match &join.join.control_plane {
         Some(control_plane) if !control_plane.certificate_key.is_empty() => control_plane.certificate_key.clone(),
         _ => return Ok(()),
     };
     join.learn().await?;
     let api = join.bootstrap.clone().context("discovery has run")?;
-    let written = super::upload_certs::download(&mut join.node, &api, &key).await?;
+    let written = super::upload_certs::download(&mut join.node, &api, &key, &[]).await?;
     say::phase("download-certs", &format!("Downloaded {written} shared certificates and keys"));
     Ok(())
 }
 
 /// This node's own certificates, signed by the shared authorities.
 pub async fn certs(join: &mut Join) -> anyhow::Result<()> {
+    if join.witness {
+        join.learn().await?;
+        for name in ["etcd-server", "etcd-peer", "etcd-healthcheck-client"] {
+            join.node.ensure_certificate(tree::item(name).context("a certificate of the tree")?)?;
+        }
+        return Ok(());
+    }
     if !wanted(join) {
         return Ok(());
     }
@@ -103,6 +118,9 @@ pub async fn manifests(join: &mut Join) -> anyhow::Result<()> {
 
 /// Adds this host's etcd to the cluster: as a learner first, so that a host that never starts does not cost the quorum.
 pub async fn etcd_join(join: &mut Join) -> anyhow::Result<()> {
+    if join.witness {
+        return witness(join).await;
+    }
     if !wanted(join) || join.node.cluster.etcd.local.is_none() {
         return Ok(());
     }
@@ -134,6 +152,41 @@ pub async fn etcd_join(join: &mut Join) -> anyhow::Result<()> {
         join.node.write_manifest("kube-apiserver", &[])?;
     }
     say::phase("etcd", &format!("This host is an etcd member, one of {} {}", members.len(), say::took(started)));
+    Ok(())
+}
+
+/// A member without an API server beside it: the third vote.
+async fn witness(join: &mut Join) -> anyhow::Result<()> {
+    join.learn().await?;
+    if join.node.cluster.etcd.local.is_none() {
+        bail!("the cluster's etcd is external: a witness would have nothing to join");
+    }
+    if join.node.dry_run {
+        println!("[dryrun] Would add this host's etcd to the cluster");
+        return Ok(());
+    }
+    let started = Instant::now();
+    // A node may not list pods; members stand beside the API servers.
+    let host = |server: &String| {
+        crate::endpoint::parse(server).map(|known| format!("https://{}", crate::endpoint::join(&known.host, 2379)))
+    };
+    let members: Vec<String> = join.node.balanced.iter().filter_map(host).collect();
+    if members.is_empty() {
+        bail!(
+            "the API servers of the cluster are not known: a witness is for control planes that share an endpoint of their own (`rkadm init --control-plane-endpoint`)"
+        );
+    }
+    super::etcd::make_data_dir(&join.node)?;
+    let timeout = join.node.timeouts.etcd_api_call;
+    let mut client = etcd::connect(&join.node.files, &join.node.pki_dir(), &members, timeout).await?;
+    let peer = format!("https://{}", crate::endpoint::join(&join.node.address().to_string(), 2380));
+    let (id, members) = etcd::add_learner(&mut client, join.node.name(), &peer, timeout).await?;
+    join.node.write_manifest("etcd", &members)?;
+    etcd::promote(&mut client, id, timeout).await?;
+    // Its authority's key has done its work here: a host that only votes need not be able to sign.
+    let key = join.node.pki_dir().join("etcd/ca.key");
+    join.node.files.remove(&key)?;
+    say::phase("etcd", &format!("This host is a witness, one of {} members {}", members.len(), say::took(started)));
     Ok(())
 }
 

@@ -29,6 +29,7 @@ pub async fn start(join: &mut Join) -> anyhow::Result<()> {
     node.files.write(&join.join.ca_cert_path, pki::files::PUBLIC, &info.certificate_authority)?;
     let taints = match (&node.registration.taints, &join.join.control_plane) {
         (Some(taints), _) => taints.clone(),
+        (None, _) if join.witness => vec![witness_taint()],
         (None, _) => Vec::new(),
     };
     let mut cluster_wide = join.kubelet.clone();
@@ -41,6 +42,11 @@ pub async fn start(join: &mut Join) -> anyhow::Result<()> {
         say::phase("kubelet-start", "Started the kubelet with the token's credentials");
     }
     Ok(())
+}
+
+/// A host that holds the third vote may be small: nothing else is put there without asking.
+fn witness_taint() -> crate::config::types::Taint {
+    crate::config::types::Taint { effect: "NoSchedule".into(), key: "node-role.kubernetes.io/etcd".into(), ..Default::default() }
 }
 
 /// Until the kubelet has a certificate of its own.

@@ -45,7 +45,7 @@ pub async fn run(join: &mut Join) -> anyhow::Result<()> {
     if join.whole {
         unfinished::begin(&mut join.node.files, "join")?;
     }
-    let imported = bring_images(&mut join.node, join.join.control_plane.is_some()).await?;
+    let imported = bring_images(&mut join.node, join.join.control_plane.is_some() || join.witness).await?;
     let images = if imported == 0 { String::new() } else { format!(", imported {imported} image archives") };
     say::phase(
         "preflight",

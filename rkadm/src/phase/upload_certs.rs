@@ -69,14 +69,14 @@ pub async fn upload(node: &mut Node, key: &str) -> anyhow::Result<()> {
     node.apply(&objects::certificates_secret(data, owner.as_ref())).await
 }
 
-/// Downloads, decrypts and writes what is missing here. Upstream: DownloadCerts.
-pub async fn download(node: &mut Node, api: &crate::apply::Api, key: &str) -> anyhow::Result<usize> {
+/// Downloads, decrypts and writes what is missing here: all, or what `only` names. Upstream: DownloadCerts.
+pub async fn download(node: &mut Node, api: &crate::apply::Api, key: &str, only: &[&str]) -> anyhow::Result<usize> {
     let secret = api
         .find("/api/v1/namespaces/kube-system/secrets/kubeadm-certs")
         .await?
         .context("the Secret kubeadm-certs is gone (it lives two hours): run `rkadm init phase upload-certs --upload-certs` on a control-plane node")?;
     let mut contents = BTreeMap::new();
-    for (name, path) in shared(node) {
+    for (name, path) in shared(node).into_iter().filter(|(name, _)| only.is_empty() || only.contains(&name.as_str())) {
         let Some(text) = secret["data"][&name].as_str() else { bail!("the Secret kubeadm-certs lacks {name}") };
         let content = decrypt(&STANDARD.decode(text)?, key)
             .context("the certificates cannot be decrypted: is --certificate-key the key that upload-certs printed last?")?;

@@ -102,5 +102,15 @@ pub fn members(lab: &Lab) -> Result<()> {
         )?;
         count(wanted)?;
     }
+    nodes_ready(lab, "cp1", 4)?;
+    // The worker becomes a witness, and a worker again.
+    lab.sh("cp1", &format!("{ADMIN} kubectl delete node node1"))?;
+    lab.sh("node1", "rkadm reset --force")?;
+    lab.sh("node1", &format!("{join} --etcd-witness --node-name node1 --certificate-key {}", key.trim()))?;
+    count(4)?;
+    lab.sh("cp1", &format!("{ADMIN} kubectl delete node node1"))?;
+    lab.sh("node1", "rkadm reset --force")?;
+    count(3)?;
+    lab.sh("node1", &format!("{join} --node-name node1"))?;
     nodes_ready(lab, "cp1", 4)
 }
