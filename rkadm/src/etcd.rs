@@ -11,6 +11,8 @@ use pki::Files;
 use crate::apply::{Api, readable};
 
 const RETRY: Duration = Duration::from_millis(100);
+/// How long a removal waits for members that have just come back.
+const SETTLE: Duration = Duration::from_secs(12);
 /// Where every etcd pod says how clients reach it.
 const ANNOTATION: &str = "kubeadm.kubernetes.io/etcd.advertise-client-urls";
 
@@ -118,8 +120,17 @@ pub async fn remove(client: &mut Client, peer: &str) -> anyhow::Result<bool> {
     if list.members().len() == 1 {
         bail!("it is the only member");
     }
-    client.member_remove(own.id()).await.context("etcd did not remove the member")?;
-    Ok(true)
+    let (id, started) = (own.id(), Instant::now());
+    loop {
+        match client.member_remove(id).await {
+            Ok(_) => return Ok(true),
+            // A member has been back for less than five seconds: etcd counts it as missing until then.
+            Err(error) if error.to_string().contains("unhealthy cluster") && started.elapsed() < SETTLE => {
+                tokio::time::sleep(RETRY * 5).await;
+            }
+            Err(error) => return Err(error).context("etcd did not remove the member"),
+        }
+    }
 }
 
 #[cfg(test)]

@@ -169,7 +169,7 @@ async fn leave(reset: &Reset, peer: &str, own_client: &str) -> anyhow::Result<bo
         endpoints.push(own_client.to_string());
     }
     let mut client = crate::etcd::connect(&reset.files, &dir, &endpoints, PATIENCE).await?;
-    tokio::time::timeout(PATIENCE * 2, crate::etcd::remove(&mut client, peer)).await.context("etcd does not answer")?
+    tokio::time::timeout(PATIENCE * 4, crate::etcd::remove(&mut client, peer)).await.context("etcd does not answer")?
 }
 
 /// Phase `cleanup-node`. Goes on after failures and reports them all at the end.
