@@ -1,7 +1,7 @@
 //! Chooses a node for each pod.
 //!
 //! [`object`] is what it reads, [`cluster`] what it knows, [`plugin`] the rules, [`schedule`] the decision, [`queue`] who is next,
-//! [`scheduler`] the loop, [`bind`] what it does to the world. [`run`] puts them together.
+//! [`scheduler`] the loop, [`bind`] what it does to the world, [`cel`] what device selectors are written in. [`run`] puts them together.
 
 pub mod bind;
 pub mod cel;

@@ -2,6 +2,8 @@
 //!
 //! Upstream: pkg/scheduler/eventhandlers.go
 
+use std::time::Duration;
+
 use client::informer::{Change, Informer, Object};
 use component::tasks::Tasks;
 use kube::runtime::watcher;
@@ -15,6 +17,9 @@ use crate::object::pod::Pod;
 use crate::object::storage::{Capacity, Claim, Class, CsiDriver, CsiNode, Volume};
 use crate::object::workload::{Budget, Namespace, ReplicaSet, ReplicationController, Service, StatefulSet};
 use crate::stores::Stores;
+
+/// So long devices are waited for.
+const DEVICES_PATIENCE: Duration = Duration::from_secs(10);
 
 /// Running watches that have no stores of their own yet to be waited for.
 pub struct Watches {
@@ -112,9 +117,15 @@ impl Watches {
         self.csi_nodes.synced().await;
         self.csi_drivers.synced().await;
         self.capacities.synced().await;
-        self.device_claims.synced().await;
-        self.device_classes.synced().await;
-        self.slices.synced().await;
+        let devices = async {
+            self.device_claims.synced().await;
+            self.device_classes.synced().await;
+            self.slices.synced().await;
+        };
+        // An API server may leave that group out: then no claim is known, and only pods that name one wait.
+        if tokio::time::timeout(DEVICES_PATIENCE, devices).await.is_err() {
+            tracing::warn!("Devices are not known: resource.k8s.io/v1 cannot be watched");
+        }
     }
 
     /// Whether everything is known once.
