@@ -21,6 +21,8 @@ use crate::state::{Seen, State};
 
 /// Of the time, at most one part in this many plus one goes into syncing when changes never end.
 const REST: u32 = 4;
+/// No change waits longer than this for a sync that took long; the first one does, and few others.
+const LONGEST_REST: Duration = Duration::from_secs(1);
 /// Wait after a failed sync; doubles up to the sync period.
 const RETRY: Duration = Duration::from_millis(500);
 
@@ -109,7 +111,7 @@ impl Proxier {
             self.sync_service_health();
             let pause = if ok {
                 retry = RETRY;
-                self.min_sync_period.max(begun.elapsed() * REST)
+                self.min_sync_period.max((begun.elapsed() * REST).min(LONGEST_REST))
             } else {
                 let pause = retry;
                 retry = (retry * 2).min(self.sync_period);
