@@ -8,6 +8,8 @@ mod csi;
 mod drills;
 mod kubectls;
 mod lifecycle;
+mod node;
+mod outside;
 mod services;
 mod streams;
 mod teardown;
@@ -29,6 +31,13 @@ pub(crate) struct Cluster {
     pub(crate) image: String,
 }
 
+impl Cluster {
+    /// No scenario leaves anything of its pods on a node. Not asked once the lab is gone.
+    fn leaves_nothing(&self) -> anyhow::Result<()> {
+        if self.lab.dir().join("kubeconfig").exists() { tests::leaks::none(&self.lab, &self.kubectl) } else { Ok(()) }
+    }
+}
+
 type Scenario = fn(&Cluster) -> anyhow::Result<()>;
 
 const SCENARIOS: &[(&str, Scenario)] = &[
@@ -45,11 +54,17 @@ const SCENARIOS: &[(&str, Scenario)] = &[
     ("pods reach each other across nodes", services::pods_reach_each_other),
     ("a service answers by cluster IP, node port and name", services::service_answers),
     ("a service without endpoints refuses", services::no_endpoints_refuses),
+    ("a load balancer has the nodes' addresses", outside::load_balancers_have_the_nodes_addresses),
+    ("an ingress routes by host and path, with certificates", outside::ingress_routes),
     ("logs follow", streams::logs_follow),
     ("exec runs commands with exit codes, stdin and a terminal", streams::exec_works),
     ("cp copies both ways", streams::cp_works),
     ("port-forward carries many connections", streams::port_forward_works),
     ("kubectl 1.20, 1.27 and the newest do the tour", kubectls::tour_with_every_kubectl),
+    ("usage of nodes and pods is told to people and autoscalers", node::usage_is_told),
+    ("limits of pods and nodes are held", node::limits_are_held),
+    ("a pod of many containers runs", node::many_containers),
+    ("kubelet and containerd may be killed at any moment", node::kills_at_any_moment),
     ("a static pod appears and goes with its file", drills::static_pod),
     ("drain moves pods away and uncordon lets them back", drills::drain_uncordon),
     ("a restart of the kubelet restarts no container", drills::kubelet_restart_keeps_containers),
@@ -72,7 +87,8 @@ fn main() -> ExitCode {
         let trials = SCENARIOS.iter().map(|(name, _)| Trial::test(*name, || Ok(()))).collect();
         return libtest_mimic::run(&arguments, trials).exit_code();
     }
-    let cluster = match Lab::up("rk-cluster-test", &["--nodes", "1"]) {
+    let cluster = match Lab::up(&std::env::var("RK_TEST_LAB").unwrap_or_else(|_| "rk-cluster-test".to_owned()), &["--nodes", "1"])
+    {
         Ok((lab, _)) => {
             let kubectl = lab.kubectl();
             Arc::new(Cluster { lab, kubectl, image: format!("registry.k8s.io/rk-test:{}", component::version::current()) })
@@ -87,7 +103,10 @@ fn main() -> ExitCode {
         .iter()
         .map(|(name, scenario)| {
             let cluster = cluster.clone();
-            Trial::test(*name, move || scenario(&cluster).map_err(|error| Failed::from(format!("{error:#}"))))
+            Trial::test(*name, move || {
+                let outcome = scenario(&cluster).and_then(|()| cluster.leaves_nothing());
+                outcome.map_err(|error| Failed::from(format!("{error:#}")))
+            })
         })
         .collect();
     let conclusion = libtest_mimic::run(&arguments, trials);
