@@ -126,6 +126,8 @@ impl Container {
     }
 }
 
+/// How long a runtime may take from listening to serving.
+const INITIALIZED: Duration = Duration::from_secs(15);
 /// How long one call may take; stopping a sandbox waits for its processes.
 const CALL_TIMEOUT: Duration = Duration::from_secs(60);
 
@@ -151,16 +153,26 @@ impl Runtime {
         Ok(Runtime(channel))
     }
 
-    async fn call<Q: Message + 'static, A: Message + Default + 'static>(
+    async fn call<Q: Message + Clone + 'static, A: Message + Default + 'static>(
         &self,
         path: &'static str,
         request: Q,
     ) -> anyhow::Result<A> {
-        let mut grpc = tonic::client::Grpc::new(self.0.clone());
-        grpc.ready().await.context("the container runtime went away")?;
-        let codec = tonic_prost::ProstCodec::<Q, A>::default();
-        let answer = grpc.unary(tonic::Request::new(request), PathAndQuery::from_static(path), codec).await;
-        answer.map(tonic::Response::into_inner).map_err(|status| anyhow::anyhow!("{path}: {}", status.message()))
+        let started = std::time::Instant::now();
+        loop {
+            let mut grpc = tonic::client::Grpc::new(self.0.clone());
+            grpc.ready().await.context("the container runtime went away")?;
+            let codec = tonic_prost::ProstCodec::<Q, A>::default();
+            let answer = grpc.unary(tonic::Request::new(request.clone()), PathAndQuery::from_static(path), codec).await;
+            match answer {
+                Ok(answer) => return Ok(answer.into_inner()),
+                // Right after a boot containerd listens before its CRI part is up.
+                Err(status) if status.message().contains("not initialized yet") && started.elapsed() < INITIALIZED => {
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                }
+                Err(status) => anyhow::bail!("{path}: {}", status.message()),
+            }
+        }
     }
 
     pub async fn version(&self) -> anyhow::Result<VersionResponse> {

@@ -71,6 +71,7 @@ pub fn cuts(lab: &Lab) -> Result<()> {
     let init = "rkadm init --apiserver-advertise-address 172.30.0.1 --pod-network-cidr 10.244.0.0/16 --node-name cp1 \
                 --apiserver-cert-extra-sans 127.0.0.1,localhost";
     persist(lab, &mut dice, "cp1", "init", init, second * 6)?;
+    nodes_ready(lab, "cp1", 1)?;
     let join = lab.sh("cp1", "rkadm token create --print-join-command")?;
     let join = format!("{} --node-name node1", join.lines().last().context("a join command")?);
     persist(lab, &mut dice, "node1", "join", &join, second * 2)?;
