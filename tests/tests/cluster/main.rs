@@ -10,6 +10,7 @@ mod kubectls;
 mod lifecycle;
 mod node;
 mod outside;
+mod policies;
 mod services;
 mod streams;
 mod teardown;
@@ -54,6 +55,7 @@ const SCENARIOS: &[(&str, Scenario)] = &[
     ("pods reach each other across nodes", services::pods_reach_each_other),
     ("a service answers by cluster IP, node port and name", services::service_answers),
     ("a service without endpoints refuses", services::no_endpoints_refuses),
+    ("network policies hold, and the network outlives its programs", policies::policies_hold_and_the_network_heals),
     ("a load balancer has the nodes' addresses", outside::load_balancers_have_the_nodes_addresses),
     ("an ingress routes by host and path, with certificates", outside::ingress_routes),
     ("logs follow", streams::logs_follow),
