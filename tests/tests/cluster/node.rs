@@ -112,7 +112,7 @@ pub(crate) fn many_containers(cluster: &Cluster) -> Result<()> {
     let more: String = (0..CONTAINERS)
         .map(|index| {
             let port = 9000 + index;
-            format!(r#", {{"name": "m{index}", "image": "{}", "args": ["--http={port}"]}}"#, cluster.image)
+            format!(r#", {{"name": "m{index}", "image": "{}", "command": ["rk-test", "--http={port}"]}}"#, cluster.image)
         })
         .collect();
     let manifest = format!(
