@@ -29,16 +29,15 @@ impl Tasks {
     where
         F: Future<Output = ()> + Send + 'static,
     {
-        let name = name.to_owned();
-        let inner = tokio::spawn(future);
-        self.tracker.spawn(async move {
-            if let Err(error) = inner.await
-                && error.is_panic()
-            {
-                tracing::error!(task = name, "Task panicked; exiting");
-                std::process::exit(101);
-            }
-        });
+        self.tracker.spawn(watched(name, future));
+    }
+
+    /// The same for what serves others to the very end, such as a cache: shutdown does not wait for it.
+    pub fn spawn_background<F>(&self, name: &str, future: F)
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        tokio::spawn(watched(name, future));
     }
 
     /// The token to listen to in loops: `tokio::select! { () = tasks.stopping() => return, … }`.
@@ -73,6 +72,22 @@ impl Tasks {
             _ = term.recv() => tracing::info!("Received SIGTERM, shutting down"),
             _ = int.recv() => tracing::info!("Received SIGINT, shutting down"),
             () = self.token.cancelled() => {}
+        }
+    }
+}
+/// Runs `future` in a task of its own; a panic in it ends the process.
+fn watched<F>(name: &str, future: F) -> impl Future<Output = ()> + Send + 'static + use<F>
+where
+    F: Future<Output = ()> + Send + 'static,
+{
+    let name = name.to_owned();
+    let inner = tokio::spawn(future);
+    async move {
+        if let Err(error) = inner.await
+            && error.is_panic()
+        {
+            tracing::error!(task = name, "Task panicked; exiting");
+            std::process::exit(101);
         }
     }
 }

@@ -226,11 +226,11 @@ pub async fn run(server: Arc<Server>) {
     server.health.set_bootstrapped();
     tracing::info!("The default objects are there");
     let tasks = server.tasks.clone();
-    tasks.spawn("service-repair", repair::run(server.clone()));
-    tasks.spawn("identity-lease", lease::run(server.clone()));
-    tasks.spawn("priority-and-fairness", flow::run(server.clone()));
-    tasks.spawn("api-services", api_services::run(server.clone()));
-    tasks.spawn("conditions", conditions::run(server.clone()));
+    tasks.spawn_background("service-repair", repair::run(server.clone()));
+    tasks.spawn_background("identity-lease", lease::run(server.clone()));
+    tasks.spawn_background("priority-and-fairness", flow::run(server.clone()));
+    tasks.spawn_background("api-services", api_services::run(server.clone()));
+    tasks.spawn_background("conditions", conditions::run(server.clone()));
     endpoints::run(server).await;
 }
 

@@ -21,6 +21,7 @@ use rustls::server::ResolvesServerCert;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio_rustls::TlsAcceptor;
+use tokio_util::task::TaskTracker;
 
 use crate::allocator::Allocators;
 use crate::audit::Audit;
@@ -154,17 +155,18 @@ pub async fn start(config: Config, tasks: &Tasks) -> anyhow::Result<Running> {
         config,
     });
     for caches in server.caches.homes() {
-        tasks.spawn("cache-feed", feed::run(caches.clone()));
-        tasks.spawn("etcd-compaction", compaction::run(caches.storage.clone(), server.config.etcd_compaction_interval));
+        tasks.spawn_background("cache-feed", feed::run(caches.clone()));
+        tasks
+            .spawn_background("etcd-compaction", compaction::run(caches.storage.clone(), server.config.etcd_compaction_interval));
     }
     let followed = encryption.filter(|_| server.config.etcd.encryption.as_ref().is_some_and(|(_, follow)| *follow));
-    tasks.spawn("reload", reload(server.clone(), followed));
+    tasks.spawn_background("reload", reload(server.clone(), followed));
     for oidc in &server.authenticator.oidc {
-        tasks.spawn("oidc", crate::oidc::run(oidc.clone()));
+        tasks.spawn_background("oidc", crate::oidc::run(oidc.clone()));
     }
-    tasks.spawn("health", crate::health::watch_etcd(server.clone()));
-    tasks.spawn("node-authorizer", bootstrap::feed_node_authorizer(server.clone()));
-    tasks.spawn("bootstrap", bootstrap::run(server.clone()));
+    tasks.spawn_background("health", crate::health::watch_etcd(server.clone()));
+    tasks.spawn_background("node-authorizer", bootstrap::feed_node_authorizer(server.clone()));
+    tasks.spawn_background("bootstrap", bootstrap::run(server.clone()));
     serve(&server, listener, serving, hints)?;
     tracing::info!(%address, version = component::version::current(), "Serving securely");
     Ok(Running { address, server })
@@ -280,11 +282,13 @@ fn serve(
     let (server, tasks) = (server.clone(), server.tasks.clone());
     tasks.clone().spawn("listener", async move {
         let stop = tasks.token();
+        // Not one of the tasks: a panic in a connection ends only that.
+        let open = TaskTracker::new();
         loop {
-            let Ok(slot) = slots.clone().acquire_owned().await else { return };
+            let Ok(slot) = slots.clone().acquire_owned().await else { break };
             let accepted = tokio::select! {
                 accepted = listener.accept() => accepted,
-                () = stop.cancelled() => return,
+                () = stop.cancelled() => break,
             };
             let (stream, address) = match accepted {
                 Ok(accepted) => accepted,
@@ -296,11 +300,15 @@ fn serve(
                 }
             };
             let (server, acceptor) = (server.clone(), acceptor.clone());
-            tokio::spawn(async move {
+            open.spawn(async move {
                 connection(server, acceptor, stream, address).await;
                 drop(slot);
             });
         }
+        // New clients are refused from here on and go to another server; requests under way may end.
+        drop(listener);
+        open.close();
+        open.wait().await;
     });
     Ok(())
 }
