@@ -141,13 +141,15 @@ fn plan(service: &Service, all: &[Arc<Service>], nodes: &[Arc<Node>], local: Opt
     let spec = service.spec.as_ref();
     let families = spec.and_then(|spec| spec.ip_families.clone()).unwrap_or_default();
     let asked = spec.and_then(|spec| spec.load_balancer_ip.as_deref()).filter(|ip| !ip.is_empty());
+    // Where all are control planes (one node is all there is) they have to do.
+    let spared = nodes.iter().any(|node| !node.labels().contains_key(EXCLUDED));
     let chosen = nodes.iter().any(|node| node.labels().get(ONLY).is_some_and(|value| value == "true"));
     let mut addresses = BTreeMap::new();
     for node in nodes {
         let name = node.name_any();
         let labels = node.labels();
         let usable = is_ready(node)
-            && !labels.contains_key(EXCLUDED)
+            && !(spared && labels.contains_key(EXCLUDED))
             && (!chosen || labels.get(ONLY).is_some_and(|value| value == "true"))
             && local.is_none_or(|with| with.contains(&name));
         if !usable {
@@ -272,6 +274,8 @@ mod tests {
         assert_eq!(plan_for(&some, None), ["10.0.0.4"]);
         some[0] = node("b", "10.0.0.2", true, json!({ONLY: "true", EXCLUDED: ""}));
         assert_eq!(plan_for(&some, None), ["10.0.0.4"]);
+        let alone = [node("b", "10.0.0.2", true, json!({EXCLUDED: ""}))];
+        assert_eq!(plan_for(&alone, None), ["10.0.0.2"]);
         let both = service("both", OLD, json!({"ports": [{"port": 80}], "ipFamilies": ["IPv6", "IPv4"]}));
         assert_eq!(plan(&both, &[], &nodes[..1], None).addresses, ["10.0.0.2", "fd00::2"]);
     }
