@@ -12,13 +12,17 @@ use crate::wait;
 /// The kubelet sweeps what it finds without an owner every two minutes.
 const PATIENCE: Duration = Duration::from_secs(200);
 
-/// Prints what the host has, a kind and a uid (or a count) per line. Tasks are found by the cgroup that their bundle names.
+/// Prints what the host has, a kind and a uid (or a count) per line. Tasks are found by the cgroup that their bundle names; what containerd
+/// itself has no record of (it was killed between a bundle and its record) no kubelet can ask it to remove.
 const LOOK: &str = r#"
 for d in /var/lib/kubelet/pods/*/; do [ -d "$d" ] && echo "directory $(basename "$d")"; done
 for d in /var/log/pods/*/; do [ -d "$d" ] && b=$(basename "$d") && echo "logs ${b##*_}"; done
 awk '$5 ~ /^\/var\/lib\/kubelet\/pods\// { split($5, p, "/"); print "mount " p[6] }' /proc/self/mountinfo | sort -u
 find /sys/fs/cgroup -type d -name '*pod*' 2>/dev/null | sed -n -e 's|.*/pod\([0-9a-f-]\{32,36\}\)$|cgroup \1|p' -e 's|.*-pod\([0-9a-f_]\{32,36\}\)\.slice$|cgroup \1|p' | tr _ - | sort -u
+known=$(ctr -n k8s.io containers ls -q 2>/dev/null)
 for f in /run/containerd/io.containerd.runtime.v2.task/k8s.io/*/config.json; do
+  id=$(basename "$(dirname "$f")")
+  case "$known" in *"$id"*) ;; *) continue ;; esac
   [ -f "$f" ] && grep -o '"cgroupsPath":"[^"]*"' "$f" | sed -n 's/.*pod\([0-9a-f_-]*\).*/task \1/p' | tr _ -
 done | sort -u
 echo "namespaces $(ls /run/netns 2>/dev/null | grep -c ^cni-)"

@@ -96,12 +96,12 @@ pub(crate) fn grpc_and_passwords(cluster: &Cluster) -> Result<()> {
     kubectl.run("-n node-test create secret docker-registry pull --docker-server=127.0.0.1:5000 --docker-username=me --docker-password=secret")?;
     let pod = |name: &str, secrets: &str| {
         format!(
-            "{{apiVersion: v1, kind: Pod, metadata: {{name: {name}}}, spec: {{nodeName: node1, terminationGracePeriodSeconds: 1, \
-             imagePullSecrets: {secrets}, containers: [{{name: main, image: '127.0.0.1:5000/tests/{name}:1'}}]}}}}"
+            r#"{{"apiVersion": "v1", "kind": "Pod", "metadata": {{"name": "{name}"}}, "spec": {{"nodeName": "node1", "terminationGracePeriodSeconds": 1,
+             "imagePullSecrets": {secrets}, "containers": [{{"name": "main", "image": "127.0.0.1:5000/tests/{name}:1"}}]}}}}"#
         )
     };
     kubectl.feed("-n node-test apply -f -", &pod("stranger", "[]"))?;
-    kubectl.feed("-n node-test apply -f -", &pod("friend", "[{name: pull}]"))?;
+    kubectl.feed("-n node-test apply -f -", &pod("friend", r#"[{"name": "pull"}]"#))?;
     kubectl.run("-n node-test wait --for=condition=Ready pod/friend --timeout=90s")?;
     let reason = || kubectl.field("-n node-test pod stranger", ".status.containerStatuses[0].state.waiting.reason");
     holds("no password, no image", LIMIT, || Ok(reason()? == "ImagePullBackOff"))?;
