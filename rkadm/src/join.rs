@@ -369,7 +369,9 @@ impl Join {
         }
         let etcd = crate::init::known_etcd(&self.node.registration.cri_socket, &self.node.bundle, &self.node.cluster).await;
         self.node.images = Images::of(&self.node.cluster, &etcd);
-        let mut servers = crate::balancer::ask(&api).await;
+        // A cluster with one server for good has no rule that lets a token ask, and nothing to balance.
+        let shared = !self.node.cluster.control_plane_endpoint.is_empty();
+        let mut servers = if shared { crate::balancer::ask(&api).await } else { Vec::new() };
         let found: Vec<_> = servers.iter().filter_map(|server| crate::endpoint::parse(server)?.host.parse().ok()).collect();
         if crate::balancer::is_wanted(&self.node.cluster.control_plane_endpoint, &found) {
             // The one that answered just now first.
