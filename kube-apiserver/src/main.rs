@@ -27,6 +27,9 @@ fn main() -> ExitCode {
     }
     component::install_crypto();
     component::logging::init_format(options.verbosity, &options.logging_format);
+    for flag in options::without_effect(std::env::args_os()) {
+        tracing::warn!("{flag} has no effect");
+    }
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {

@@ -436,6 +436,33 @@ const AS_IT_IS: &[(&str, &str)] = &[
     ("storage-initialization-timeout", "1m0s"),
 ];
 
+/// Flags that are taken, because existing command lines have them, and change nothing here.
+const WITHOUT_EFFECT: &[&str] = &[
+    "audit-log-truncate-max-batch-size",
+    "cert-dir",
+    "delete-collection-workers",
+    "etcd-count-metric-poll-period",
+    "etcd-db-metric-poll-interval",
+    "etcd-readycheck-timeout",
+    "lease-reuse-duration-seconds",
+    "livez-grace-period",
+    "log-flush-frequency",
+    "permit-address-sharing",
+    "profiling",
+    "vmodule",
+    "watch-cache-sizes",
+];
+
+/// Which of the flags on the command line change nothing, to be told in the log. `--profiling=false` asks for what is so anyway.
+pub fn without_effect(args: impl IntoIterator<Item = std::ffi::OsString>) -> Vec<String> {
+    let named = |arg: &std::ffi::OsString| {
+        let rest = arg.to_str()?.strip_prefix("--")?;
+        let (name, value) = rest.split_once('=').unwrap_or((rest, "true"));
+        (WITHOUT_EFFECT.contains(&name) && value != "false").then(|| format!("--{name}"))
+    };
+    component::flags::normalize(args).iter().filter_map(named).collect()
+}
+
 /// Parses the command line.
 ///
 /// # Errors
@@ -469,10 +496,22 @@ pub enum Refused {
 
 #[cfg(test)]
 mod tests {
+    use clap::CommandFactory as _;
+
     use super::*;
 
     fn run(args: &[&str]) -> Result<Options, Refused> {
         parse(std::iter::once("kube-apiserver").chain(args.iter().copied()).map(Into::into))
+    }
+
+    #[test]
+    fn flags_that_change_nothing_are_named() {
+        let args = ["kube-apiserver", "--watch-cache-sizes=pods#100", "--profiling=false", "--v=2", "--livez-grace-period", "5s"];
+        assert_eq!(without_effect(args.map(Into::into)), ["--watch-cache-sizes", "--livez-grace-period"]);
+        // Each is a flag that parses: a typo here would hide it.
+        for name in WITHOUT_EFFECT {
+            assert!(Options::command().get_arguments().any(|arg| arg.get_long() == Some(name)), "--{name}");
+        }
     }
 
     #[test]

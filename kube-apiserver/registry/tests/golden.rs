@@ -80,7 +80,7 @@ fn upstream_answers_are_met() {
 }
 
 fn short(text: &str) -> String {
-    text.replace(&"x".repeat(300), "XXX").chars().take(1500).collect()
+    text.replace(&"x".repeat(300), "x…").chars().take(1500).collect()
 }
 
 fn brief(answer: &Value, case: &Case) -> String {
